@@ -41,9 +41,9 @@
 
 #include "names.h"
 
-#define NS_PER_US 1000ULL
-#define NS_PER_MS 1000000ULL
-#define NS_PER_S 1000000000ULL
+#define NS_PER_US UINT64_C(1000)
+#define NS_PER_MS UINT64_C(1000000)
+#define NS_PER_S UINT64_C(1000000000)
 
 #define PW_SOCKET "/run/phasewatch/phasewatch.sock"
 #define PID_MAX 4194304 /* PID_MAX_LIMIT of 64-bit kernels */
