@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import harness
+import peers
+import pytest
+
+
+def pytest_configure(config):
+    if os.geteuid() != 0:
+        pytest.exit("the live tests load BPF programs: run them as root (tests/run uses sudo)", 1)
+    if not harness.BINARY.exists():
+        pytest.exit(f"{harness.BINARY} is not there: run `make build`", 1)
+
+
+@pytest.fixture(scope="session")
+def directories():
+    """Makes directories in /tmp, which everybody can reach; pytest's own are private."""
+    made = []
+
+    def make():
+        made.append(tempfile.mkdtemp(prefix="phasewatch-test-"))
+        os.chmod(made[-1], 0o755)
+        return made[-1]
+
+    yield make
+    for directory in made:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def public(directories):
+    """The program and the scripts where everybody may use them: the tree may be in a private home."""
+    directory = Path(directories())
+    shutil.copy(harness.BINARY, directory / "phasewatch")
+    shutil.copytree(harness.SERVERS, directory / "servers")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def daemon(directories):
+    """The daemon that most tests share. At the end it goes, and must leave nothing."""
+    before = harness.loaded()
+    daemon = harness.Daemon(directories())
+    try:
+        yield daemon.start()
+        assert daemon.stop() == 0, daemon.said()
+        assert harness.loaded() > before, "observing goes on without the daemon"
+    finally:
+        daemon.remove()
+    harness.assert_nothing_left(before, daemon.pin_dir)
+
+
+@pytest.fixture
+def own_daemon(directories):
+    """A daemon of the test's own, not started yet."""
+    daemon = harness.Daemon(directories(), name="own")
+    yield daemon
+    daemon.remove()
+
+
+@pytest.fixture
+def watch(daemon):
+    return daemon.watch()
+
+
+@pytest.fixture
+def actor():
+    """Makes scripted processes."""
+    made = []
+
+    def make(*args, **more):
+        made.append(peers.Actor(*args, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+class Netns:
+    """Two network namespaces: `inside` is a command prefix that runs something in the first, from
+    where `beyond` is an address that the second answers for with "host unreachable"."""
+
+    beyond = "198.51.100.7"
+
+    def __init__(self):
+        self.names = [f"pw-test-{os.getpid()}-{i}" for i in range(2)]
+        self.inside = ["ip", "netns", "exec", self.names[0]]
+
+    def ip(self, *args, check=True):
+        return subprocess.run(["ip", *args], check=check, capture_output=True, text=True)
+
+    def make(self):
+        near, far = self.names
+        for name in self.names:
+            self.ip("netns", "add", name)
+        made = self.ip(
+            "link", "add", "near", "netns", near, "type", "veth",
+            "peer", "name", "far", "netns", far, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            pytest.skip(f"no veth devices on this kernel: {made.stderr.strip()}")
+        for name, device, address in ((near, "near", "192.0.2.1/24"), (far, "far", "192.0.2.2/24")):
+            self.ip("-n", name, "address", "add", address, "dev", device)
+            self.ip("-n", name, "link", "set", device, "up")
+        self.ip("-n", near, "route", "add", "default", "via", "192.0.2.2")
+        self.ip("-n", far, "route", "add", "unreachable", "198.51.100.0/24")
+        forward = "echo 1 >/proc/sys/net/ipv4/ip_forward"
+        self.ip("netns", "exec", far, "sh", "-c", forward)
+
+    def remove(self):
+        for name in self.names:
+            self.ip("netns", "delete", name, check=False)
+
+
+@pytest.fixture
+def netns():
+    made = Netns()
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
+SCRIPTS = {
+    "blocking": "blocking.py",
+    "nonblocking": "nonblocking.py",
+    "threads": "threads.py",
+    "prefork": "prefork.py",
+    "reuseport": "reuseport.py",
+    "fork-each": "fork_each.py",
+    "node": "node.js",
+}
+KINDS = [*SCRIPTS, "nginx", "haproxy"]
+
+
+@pytest.fixture
+def server(directories):
+    """Makes servers by kind; each has .pid (what one would declare) and .port."""
+    made = []
+
+    def make(kind, address="127.0.0.1"):
+        if kind in SCRIPTS:
+            made.append(peers.script(SCRIPTS[kind], address))
+        else:
+            directory = directories()
+            made.append(getattr(peers, kind)(address, directory))
+            made[-1].directory = directory
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""The daemon under test, what it says, and what it leaves behind.
+
+Nothing here sleeps for a guessed time: wait_until() polls a condition until its deadline, and
+Follower.collect() uses a marker in the event stream to know that nothing more is to come.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+BINARY = REPO / "build" / "phasewatch"
+SERVERS = Path(__file__).resolve().parent / "servers"
+BPFFS = Path("/sys/fs/bpf")
+DEADLINE = 20.0
+NOBODY = 65534
+
+os.environ["PATH"] += ":/usr/sbin:/sbin"
+
+
+def wait_until(condition, what, deadline=DEADLINE):
+    """Returns the first true value of condition(), or fails naming what did not happen."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}")
+        time.sleep(0.005)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# What is loaded -----------------------------------------------------------------------------
+
+
+def bpftool(*args):
+    out = subprocess.run(["bpftool", "-j", *args], capture_output=True, text=True, check=True)
+    return json.loads(out.stdout or "[]")
+
+
+def loaded():
+    """The programs, maps and links of phasewatch that the kernel holds, as (kind, id, name)."""
+    ours = re.compile(r"pw_|phasewat").match
+    found = {
+        (kind, item["id"], item["name"])
+        for kind in ("prog", "map")
+        for item in bpftool(kind, "list")
+        if ours(item.get("name", ""))
+    }
+    programs = {ident: name for kind, ident, name in found if kind == "prog"}
+    found |= {
+        ("link", item["id"], programs[item["prog_id"]])
+        for item in bpftool("link", "list")
+        if item.get("prog_id") in programs
+    }
+    return found
+
+
+def assert_nothing_left(before, pin_dir):
+    """The kernel frees programs and maps a grace period after their last user is gone."""
+    assert not Path(pin_dir).exists(), f"pins left: {sorted(Path(pin_dir).iterdir())}"
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: loaded() <= before, "unloaded")
+    assert loaded() - before == set()
+
+
+# The daemon ---------------------------------------------------------------------------------
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=DEADLINE)
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Daemon:
+    """`phasewatch run` with a socket, a port and a pin directory of its own."""
+
+    def __init__(self, directory, *options, name="test"):
+        self.directory = Path(directory)
+        # The socket is for everybody, so everybody must be able to get to it.
+        os.chmod(self.directory, 0o755)
+        self.binary = BINARY
+        self.socket = self.directory / "phasewatch.sock"
+        self.pin_dir = BPFFS / f"phasewatch-{name}-{os.getpid()}"
+        self.port = free_port()
+        self.options = options
+        self.log = self.directory / "daemon.log"
+        self.process = None
+        self.follower = None
+
+    def command(self):
+        return [
+            str(self.binary), "run", "--socket", str(self.socket), "--pin-dir", str(self.pin_dir),
+            "--listen", f"127.0.0.1:{self.port}", *self.options,
+        ]  # fmt: skip
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+        wait_until(self.ready, f"the daemon serves {self.socket}; it says:\n{self.said()}")
+        return self
+
+    def ready(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon exited with {self.process.returncode}:\n{self.said()}")
+        try:
+            return self.get("/healthz").strip() == "ok"
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def said(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def end(self, number):
+        if self.follower:
+            self.follower.stop()
+            self.follower = None
+        self.process.send_signal(number)
+        self.process.wait(DEADLINE)
+        return self.process.returncode
+
+    def stop(self):
+        return self.end(signal.SIGTERM)
+
+    def kill(self):
+        return self.end(signal.SIGKILL)
+
+    def unload(self):
+        return self.run("unload", "--pin-dir", str(self.pin_dir))
+
+    def remove(self):
+        """However far it came, leaves nothing behind."""
+        if self.process and self.process.poll() is None:
+            self.stop()
+        self.unload()
+        assert not self.pin_dir.exists(), f"unload left {self.pin_dir}"
+
+    # Asking it
+
+    def run(self, *args, **more):
+        """A phasewatch command as it is: the result, with its output as text."""
+        return subprocess.run(
+            [str(self.binary), *args], capture_output=True, text=True, timeout=DEADLINE, **more
+        )
+
+    def cli(self, *args, **more):
+        """A command that talks to this daemon."""
+        return self.run(args[0], "--socket", str(self.socket), *args[1:], **more)
+
+    def declare(self, phase, pid, *more):
+        done = self.cli("declare", phase, "--pid", str(pid), *more)
+        assert done.returncode == 0, f"declare {phase} --pid {pid} {more}: {done.stderr}"
+
+    def request(self, method, path, body=None):
+        with contextlib.closing(UnixConnection(self.socket)) as connection:
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    def get(self, path):
+        status, body = self.request("GET", path)
+        assert status == 200, f"GET {path}: {status} {body}"
+        return body
+
+    def recent(self):
+        return [json.loads(line) for line in self.get("/v1/events").splitlines()]
+
+    def subjects(self):
+        """Subjects by pid, as `ps -o json` shows them; the API must say the same."""
+        shown = self.cli("ps", "-o", "json")
+        assert shown.returncode == 0, shown.stderr
+        subjects = {s["subject"]["id"]: s for s in json.loads(shown.stdout)["subjects"]}
+        served = json.loads(self.get("/v1/subjects"))["subjects"]
+        assert {s["subject"]["id"] for s in served} == subjects.keys()
+        return subjects
+
+    def subject(self, pid):
+        subjects = self.subjects()
+        assert pid in subjects, f"no subject {pid} in {sorted(subjects)}"
+        return subjects[pid]
+
+    def metrics(self):
+        return Metrics(self.get("/metrics"))
+
+    def watch(self):
+        """A view of the event stream from here on; see Follower."""
+        if not self.follower:
+            self.follower = Follower(self)
+        return Watch(self.follower)
+
+
+class Metrics:
+    LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+    LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+    def __init__(self, text):
+        assert text.endswith("# EOF\n"), "OpenMetrics ends with # EOF"
+        self.samples = []
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                name, labels, value = self.LINE.fullmatch(line).groups()
+                self.samples.append((name, dict(self.LABEL.findall(labels or "")), float(value)))
+
+    def sum(self, name, **labels):
+        """The sum of the samples that have these labels, among others."""
+        return sum(
+            value
+            for sample, has, value in self.samples
+            if sample == name and labels.items() <= has.items()
+        )
+
+    def connections(self, **labels):
+        return self.sum("phasewatch_connections_total", **labels)
+
+    def misrouted(self, **labels):
+        return self.sum("phasewatch_misrouted_total", **labels)
+
+
+# The event stream ---------------------------------------------------------------------------
+
+
+class Follower:
+    """`phasewatch events -f -o json`, read by a thread.
+
+    When have all events come? Waiting a while is no answer. So mark() ends the life of a process
+    declared for this only, and waits for its `exit` event. The kernel made that record after all
+    records before it and the ring buffer keeps their order, so whatever the kernel saw before
+    mark() was called is in front of it in the stream.
+    """
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        self.events = []
+        self.markers = set()
+        self.changed = threading.Condition()
+        self.process = subprocess.Popen(
+            [str(daemon.binary), "events", "--socket", str(daemon.socket), "-f", "-o", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+        # Only a marker that comes back tells that the follower is connected.
+        wait_until(lambda: self.mark(0.25) is not None, "events -f shows an event")
+
+    def read(self):
+        for line in self.process.stdout:
+            event = json.loads(line)
+            with self.changed:
+                self.events.append(event)
+                self.changed.notify_all()
+
+    def mark(self, deadline=DEADLINE):
+        """The position of a new marker in the stream, None if it does not come."""
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as marker:
+            self.markers.add(marker.pid)
+            self.daemon.declare("ACTIVE", marker.pid)
+        with self.changed:
+            self.changed.wait_for(lambda: self.position(marker.pid) is not None, deadline)
+            return self.position(marker.pid)
+
+    def position(self, marker):
+        for i in range(len(self.events) - 1, -1, -1):
+            event = self.events[i]
+            if event["type"] == "exit" and event["process"]["pid"] == marker:
+                return i
+        return None
+
+    def between(self, first, end):
+        """Events in [first, end) without the markers' own."""
+        return [
+            event
+            for event in self.events[first:end]
+            if event.get("subject", {}).get("id") not in self.markers
+        ]
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(DEADLINE)
+        self.reader.join(DEADLINE)
+        self.process.stdout.close()
+
+
+TYPES = {"accept", "connect", "exit", "phase", "lost"}
+PHASES = {"UNDECLARED", "INIT", "ACTIVE", "DRAIN", "SHUTDOWN"}
+
+
+def check_event(event):
+    """What holds for every event."""
+    assert event["schema"] == 1
+    assert event["type"] in TYPES
+    assert event["node"] == socket.gethostname()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", event["time"])
+    if "phase" in event:
+        assert event["phase"] in PHASES
+    if event["type"] in ("accept", "connect"):
+        assert event["verdict"] in ("misrouted", "grace", "ignored")
+    if event["type"] != "lost":
+        assert event["subject"]["kind"] in ("process", "cgroup")
+    check_value(event, event)
+
+
+def check_value(value, event):
+    """What is not known is absent, never empty; durations are not negative; an IPv4 address is
+    shown as one."""
+    if isinstance(value, dict):
+        assert value, event
+        for key, inner in value.items():
+            if key.endswith("_ns"):
+                assert isinstance(inner, int) and inner >= 0, (key, event)
+            check_value(inner, event)
+    else:
+        assert value not in (None, "", []), event
+        assert not str(value).startswith("::ffff:"), event
+
+
+def check_seq(events):
+    """seq has no gap: what a `lost` event counts took numbers as well."""
+    for one, other in zip(events, events[1:]):
+        step = one["count"] if one["type"] == "lost" else 1
+        assert other["seq"] == one["seq"] + step, (one, other)
+
+
+class Watch:
+    def __init__(self, follower):
+        self.follower = follower
+        self.first = self.mark() + 1
+
+    def mark(self):
+        position = self.follower.mark()
+        assert position is not None, "the marker's exit event did not come"
+        return position
+
+    def collect(self, kind=None):
+        """All events since this watch began, or those of one type."""
+        end = self.mark()
+        events = self.follower.between(self.first, end)
+        for event in events:
+            check_event(event)
+        check_seq(self.follower.events[self.first : end + 1])
+        return [e for e in events if kind in (None, e["type"])]
+
+    def wait_for(self, condition, what, deadline=DEADLINE):
+        """The first event since this watch began that satisfies condition."""
+        follower = self.follower
+
+        def found():
+            return next((e for e in follower.events[self.first :] if condition(e)), None)
+
+        with follower.changed:
+            assert follower.changed.wait_for(found, deadline), f"no event: {what}"
+            return found()
+
+
+def as_nobody(*command):
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""Who talks over TCP in the tests: servers, scripted processes, and the clients, whose own count of
+what they did is what phasewatch is measured against."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import DEADLINE, SERVERS, free_port, wait_until
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+
+# What a server listens on, and what a client of it connects to.
+FAMILIES = {
+    "ipv4": ("127.0.0.1", "127.0.0.1"),
+    "ipv6": ("::1", "::1"),
+    "mapped": ("::", "127.0.0.1"),
+}
+
+
+# Clients ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One connection as its client knows it. acceptor and handler are the server's pids, where it
+    answered."""
+
+    src: tuple
+    dst: tuple
+    acceptor: int = 0
+    handler: int = 0
+
+
+def ends(sock):
+    return sock.getsockname()[:2], sock.getpeername()[:2]
+
+
+def open_connection(address, port):
+    return socket.create_connection((address, port), timeout=DEADLINE)
+
+
+def ask(sock):
+    """Sends one request, reads to the end; the body."""
+    sock.sendall(REQUEST)
+    answer = b""
+    while data := sock.recv(4096):
+        answer += data
+    return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+def connect_and_ask(address, port, count):
+    made = []
+    for _ in range(count):
+        with open_connection(address, port) as sock:
+            src, dst = ends(sock)
+            acceptor, handler = map(int, ask(sock).split())
+            made.append(Connection(src, dst, acceptor, handler))
+    return made
+
+
+class Held:
+    """Connections that stay open until the end of the `with` block."""
+
+    def __init__(self, address, port, count):
+        self.sockets = [open_connection(address, port) for _ in range(count)]
+        self.made = [Connection(*ends(s)) for s in self.sockets]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for sock in self.sockets:
+            sock.close()
+
+    def send(self):
+        for sock in self.sockets:
+            sock.sendall(b"again\n")
+
+    def receive(self):
+        for sock in self.sockets:
+            assert sock.recv(100) == b"again\n"
+
+
+# /proc --------------------------------------------------------------------------------------
+
+
+def sockets(port, state):
+    """The lines of /proc/net/tcp{,6} with this local port and state."""
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].split(":")[1], 16) == port and int(fields[3], 16) == state:
+                yield fields
+
+
+def listening(port):
+    return any(sockets(port, state=10))
+
+
+def accept_queue(port):
+    """How many connections wait to be accepted."""
+    return sum(int(fields[4].split(":")[1], 16) for fields in sockets(port, state=10))
+
+
+def wait_syn_sent(port):
+    """Until some connect to this port is under way."""
+
+    def found():
+        lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        return any(f[3] == "02" and int(f[2].split(":")[1], 16) == port for f in lines)
+
+    wait_until(found, f"a SYN is sent to port {port}")
+
+
+def children(pid):
+    return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def start_ns(pid):
+    """When a process started (CLOCK_BOOTTIME), in the resolution of /proc: 10 ms."""
+    after_comm = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(after_comm[19]) * 10**9 // os.sysconf("SC_CLK_TCK")
+
+
+# Servers ------------------------------------------------------------------------------------
+
+
+class Server:
+    """A server process in a process group of its own. pid is what one would declare."""
+
+    def __init__(self, command, port=None, **more):
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True, **more
+        )
+        self.pid = self.process.pid
+        self.port = port
+
+    def line(self):
+        line = self.process.stdout.readline()
+        assert line, f"{self.process.args} ended with {self.process.wait()}"
+        return json.loads(line)
+
+    def wait_listening(self):
+        def ready():
+            code = self.process.poll()
+            assert code is None, f"{self.process.args} ended with {code}"
+            return listening(self.port)
+
+        wait_until(ready, f"{self.process.args[0]} listens on {self.port}")
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def script(name, address, *more):
+    interpreter = shutil.which("node") if name.endswith(".js") else sys.executable
+    server = Server([interpreter, str(SERVERS / name), address, *more])
+    server.port = server.line()["port"]
+    return server
+
+
+def endpoint(address, port):
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def nginx(address, directory, workers=2):
+    port = free_port()
+    directory = Path(directory)
+    (directory / "nginx.conf").write_text(f"""
+daemon off;
+user root;
+worker_processes {workers};
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ }}
+http {{
+    log_format client '$remote_addr $remote_port $pid';
+    access_log {directory}/access.log client;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {endpoint(address, port)}{" ipv6only=off" if address == "::" else ""};
+        return 200 "$pid $pid";
+    }}
+}}
+""")
+    server = Server(
+        ["nginx", "-p", str(directory), "-e", "error.log", "-c", f"{directory}/nginx.conf"], port
+    )
+    server.wait_listening()
+    wait_until(lambda: len(children(server.pid)) == workers, "nginx has its workers")
+    return server
+
+
+def access_log(directory):
+    """The clients' ports as nginx logged them."""
+    lines = (Path(directory) / "access.log").read_text().splitlines()
+    return [int(line.split()[1]) for line in lines]
+
+
+def haproxy(address, directory):
+    """Master and worker, two threads."""
+    port = free_port()
+    config = Path(directory) / "haproxy.cfg"
+    config.write_text(f"""
+global
+    nbthread 2
+defaults
+    mode http
+    timeout client 10s
+frontend main
+    bind {"ipv4@" if ":" not in address else ""}{address}:{port}{" v4v6" if address == "::" else ""}
+    option httpclose
+    http-request return status 200 content-type text/plain lf-string "%pid %pid"
+""")
+    server = Server(["haproxy", "-W", "-db", "-q", "-f", str(config)], port)
+    server.wait_listening()
+    return server
+
+
+# Scripted processes -------------------------------------------------------------------------
+
+
+class Actor:
+    """A process that does what it is told; see servers/actor.py for what it can do."""
+
+    def __init__(self, prefix=(), scripts=SERVERS):
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control.settimeout(DEADLINE)
+        with theirs:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, str(scripts / "actor.py"), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    def call(self, method, *arguments, fds=()):
+        """Has the method run; what it returned."""
+        return self.call_for_fds(method, *arguments, fds=fds)[0]
+
+    def call_for_fds(self, method, *arguments, fds=()):
+        self.begin(method, *arguments, fds=fds)
+        return self.end()
+
+    def begin(self, method, *arguments, fds=()):
+        """The first half of call(), for what takes long or does not return."""
+        socket.send_fds(self.control, [json.dumps([method, *arguments]).encode()], fds)
+
+    def end(self):
+        answer, fds, _, _ = socket.recv_fds(self.control, 65536, 253)
+        assert answer, f"the actor (pid {self.pid}) failed; its traceback is on stderr"
+        return json.loads(answer), fds
+
+    def hand_over(self, what, other):
+        """Passes "listener" or "connections" to another actor (SCM_RIGHTS)."""
+        _, fds = self.call_for_fds(f"lend_{what}")
+        other.call(f"take_{what}", fds=fds)
+        for fd in fds:
+            os.close(fd)
+
+    def wait(self):
+        return self.process.wait(DEADLINE)
+
+    def stop(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+        self.control.close()

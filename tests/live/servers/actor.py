@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""A process that does what a test tells it, one call at a time. Its argument is the descriptor of
+the control socket: each message is a JSON list [method, argument...] for the class below, each
+answer the JSON of what the method returned. File descriptors travel with either."""
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import common
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+MESSAGE = 65536
+
+
+def checked(result):
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def client(address):
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    # One retransmission only: a connect that nobody answers fails after 3 s, not after 2 min.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+    return sock
+
+
+def outcome(result, sock, begin):
+    return {
+        "errno": errno.errorcode.get(result),
+        "port": sock.getsockname()[1],
+        "ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begin,
+    }
+
+
+class Actor:
+    def __init__(self):
+        self.listener = None
+        self.connections = []
+        self.passed = []  # descriptors that came with the last message
+        self.lent = []  # descriptors that go with the next answer
+
+    # As a server
+
+    def listen(self, address, port=0, backlog=common.BACKLOG):
+        self.listener = common.bound(address, port)
+        self.listener.listen(backlog)
+        return self.listener.getsockname()[1]
+
+    def lend_listener(self):
+        self.lent = [self.listener.fileno()]
+
+    def lend_connections(self):
+        self.lent = [c.fileno() for c in self.connections]
+
+    def take_listener(self):
+        self.listener = socket.socket(fileno=self.passed.pop())
+
+    def take_connections(self):
+        self.connections += [socket.socket(fileno=fd) for fd in self.passed]
+
+    def accept(self, count):
+        """Blocking, as Python does it: accept4(2) with an address."""
+        for _ in range(count):
+            self.connections.append(self.listener.accept()[0])
+
+    def accept_call(self, name, with_address, count):
+        """The C library's accept or accept4, with an address to fill in or NULL."""
+        buffer = ctypes.create_string_buffer(128)
+        for _ in range(count):
+            length = ctypes.c_uint(len(buffer))
+            where = (buffer, ctypes.byref(length)) if with_address else (None, None)
+            flags = (0,) if name == "accept4" else ()
+            fd = checked(getattr(LIBC, name)(self.listener.fileno(), *where, *flags))
+            self.connections.append(socket.socket(fileno=fd))
+
+    def accept_nothing(self):
+        """A non-blocking accept with nothing to accept."""
+        self.listener.setblocking(False)
+        try:
+            self.listener.accept()
+        except BlockingIOError:
+            return "EAGAIN"
+        raise AssertionError("there was something to accept")
+
+    def accept_nonblocking(self, count):
+        self.listener.setblocking(False)
+        while count:
+            try:
+                connection, _ = self.listener.accept()
+            except BlockingIOError:
+                select.select([self.listener], [], [])
+            else:
+                connection.setblocking(True)
+                self.connections.append(connection)
+                count -= 1
+
+    def peer_ports(self):
+        """getpeername(2) of each connection."""
+        return [c.getpeername()[1] for c in self.connections]
+
+    def echo(self):
+        """Receives from each connection and sends it back."""
+        for connection in self.connections:
+            connection.sendall(connection.recv(4096))
+
+    def close_connections(self):
+        for connection in self.connections:
+            connection.close()
+        self.connections.clear()
+
+    # As a client
+
+    def connect(self, address, port, keep=False):
+        sock = client(address)
+        begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        result = outcome(sock.connect_ex((address, port)), sock, begin)
+        if keep:
+            self.connections.append(sock)
+        else:
+            sock.close()
+        return result
+
+    def connect_storm(self, address, port, count):
+        """So many connects, one after the other, that nobody asks about."""
+        for _ in range(count):
+            sock = socket.socket()
+            sock.connect_ex((address, port))
+            sock.close()
+
+    def connect_nonblocking(self, address, port):
+        sock = client(address)
+        sock.setblocking(False)
+        begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        started = sock.connect_ex((address, port))
+        if started == errno.EINPROGRESS:
+            select.select([], [sock], [])
+            started = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        result = outcome(started, sock, begin)
+        sock.close()
+        return result
+
+    def connect_and_close(self, address, port):
+        """A connect that is given up before it is answered."""
+        sock = client(address)
+        sock.setblocking(False)
+        begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        result = outcome(sock.connect_ex((address, port)), sock, begin)
+        sock.close()
+        return result
+
+    # As a process
+
+    def fork(self):
+        """A child that does nothing."""
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        return pid
+
+    def run(self, *command):
+        """A command as a child of this process."""
+        done = subprocess.run(command, capture_output=True, text=True)
+        return [done.returncode, done.stdout, done.stderr]
+
+    def execute(self, *command):
+        os.execv(command[0], command)
+
+    def put_phase(self, path, body):
+        """PUT /v1/phase by this very process; the status and the answer."""
+        text = json.dumps(body)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+            head = f"PUT /v1/phase HTTP/1.0\r\nContent-Length: {len(text)}\r\n\r\n"
+            sock.sendall((head + text).encode())
+            answer = b""
+            while data := sock.recv(MESSAGE):
+                answer += data
+        head, body = answer.decode().split("\r\n\r\n", 1)
+        return [int(head.split()[1]), body]
+
+    def exit(self, code):
+        os._exit(code)
+
+
+def main():
+    actor = Actor()
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    while True:
+        message, actor.passed, _, _ = socket.recv_fds(control, MESSAGE, 253)
+        if not message:
+            return
+        method, *arguments = json.loads(message)
+        answer = getattr(actor, method)(*arguments)
+        socket.send_fds(control, [json.dumps(answer).encode()], actor.lent)
+        actor.lent = []
+
+
+main()
