@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What crosses the boundary between the kernel half and the daemon: ring-buffer records, internal
+ * map values, counters' indices. One definition, included by both; widths fixed, no implicit
+ * padding, sizes asserted. Bump PW_ABI with any change: pins of another ABI are replaced whole.
+ * Times are CLOCK_BOOTTIME nanoseconds, ports are in host byte order, addresses in network order
+ * (IPv4 as ::ffff:a.b.c.d, whatever the socket's family).
+ */
+#ifndef PW_ABI_H
+#define PW_ABI_H
+
+#include "phasewatch/phase.h"
+
+#define PW_ABI 1
+#define PW_MAGIC 0x7068777463680000ULL /* "phwtch" */
+#define PW_COMM_LEN 16
+
+enum pw_direction {
+	PW_DIR_ACCEPT = 0,
+	PW_DIR_CONNECT = 1,
+	PW_DIRECTIONS,
+};
+
+enum pw_verdict {
+	PW_OK = 0,
+	PW_MISROUTED = 1,
+	PW_GRACE = 2,
+	PW_IGNORED = 3,
+	PW_VERDICTS,
+};
+
+/* How an accepted connection came to be seen, best first (kernel-side races decide which). */
+enum pw_seen_by {
+	PW_SEEN_ACCEPT = 0,
+	PW_SEEN_FIRST_IO = 1,
+	PW_SEEN_RELEASE = 2,
+};
+
+enum pw_result {
+	PW_ESTABLISHED = 0,
+	PW_REFUSED = 1,
+	PW_TIMEOUT = 2,
+	PW_RESET = 3,
+	PW_UNREACHABLE = 4,
+	PW_ABORTED = 5,
+	PW_RESULTS,
+};
+
+/* PHASE and LOST events are made by the daemon; FORK and EXEC records are not shown as events. */
+enum pw_event_type {
+	PW_EV_ACCEPT = 1,
+	PW_EV_CONNECT = 2,
+	PW_EV_EXIT = 3,
+	PW_EV_FORK = 4,
+	PW_EV_EXEC = 5,
+	PW_EV_PHASE = 6,
+	PW_EV_LOST = 7,
+	PW_EV_TYPES,
+};
+
+struct pw_record {
+	__u16 type; /* enum pw_event_type */
+	__u16 size; /* of the whole record */
+	__u32 reserved;
+	__u64 time_ns;
+};
+
+struct pw_process {
+	__u32 pid; /* tgid in the initial pid namespace */
+	__u32 ppid;
+	__u64 start_ns;
+	__u64 cgroup_id; /* cgroup v2 */
+	char comm[PW_COMM_LEN];
+};
+
+/* The subject as it was judged. `phase` is the one in force when the connection arrived. */
+struct pw_verdict_on {
+	struct pw_subject_key key;
+	__u64 epoch;
+	__u64 since_ns; /* when `phase` was entered, 0: not known */
+	__u8 phase;
+	__u8 source;
+	__u8 verdict;
+	__u8 reserved[5];
+};
+
+struct pw_tuple {
+	__u8 saddr[16]; /* of who opened the connection */
+	__u8 daddr[16];
+	__u16 sport;
+	__u16 dport;
+	__u32 netns; /* inode number */
+};
+
+struct pw_conn_record { /* PW_EV_ACCEPT, PW_EV_CONNECT */
+	struct pw_record h;
+	struct pw_process process;
+	struct pw_verdict_on on;
+	struct pw_tuple tuple;
+	__u64 begin_ns; /* handshake done, or connect() called; 0: not known */
+	__u32 how;      /* enum pw_seen_by, or enum pw_result */
+	__u32 reserved;
+};
+
+struct pw_exit_record { /* PW_EV_EXIT */
+	struct pw_record h;
+	struct pw_process process;
+	struct pw_verdict_on on;
+	__u32 status;      /* as wait(2) gives it */
+	__u32 connections; /* TCP connections in its file table, not listeners */
+};
+
+struct pw_task_record { /* PW_EV_FORK, PW_EV_EXEC */
+	struct pw_record h;
+	struct pw_process process;
+};
+
+_Static_assert(sizeof(struct pw_record) == 16, "");
+_Static_assert(sizeof(struct pw_process) == 40, "");
+_Static_assert(sizeof(struct pw_verdict_on) == 40, "");
+_Static_assert(sizeof(struct pw_tuple) == 40, "");
+_Static_assert(sizeof(struct pw_conn_record) == 152, "");
+_Static_assert(sizeof(struct pw_exit_record) == 104, "");
+_Static_assert(sizeof(struct pw_task_record) == 56, "");
+
+/* pw_members: tgid -> the process subject it belongs to by descent (or by its own declaration). */
+struct pw_member {
+	__u64 start_ns; /* of the member, so that a reused pid is not taken for it */
+	__u64 subject;  /* the subject's tgid */
+	__u64 subject_start_ns;
+};
+
+/* pw_stats: what a subject has seen since it was first declared. */
+struct pw_stats {
+	__u64 accepts;
+	__u64 accepts_misrouted;
+	__u64 connects;
+	__u64 connects_misrouted;
+	__u64 last_misrouted_ns; /* when it arrived */
+	__s64 inflight; /* accepted and not released */
+	__s64 members;
+	__u64 life; /* tells this subject from an earlier one with the same key */
+};
+
+struct pw_counters { /* pw_counters, per CPU */
+	__u64 connections[PW_DIRECTIONS][PW_PHASES][PW_VERDICTS];
+	__u64 emitted[PW_EV_TYPES];
+	__u64 lost_ring[PW_EV_TYPES]; /* no room in the ring buffer */
+	__u64 lost_map[PW_EV_TYPES];  /* no room in a map or no memory for a socket's storage */
+};
+
+/* pw_control: one element, shared with the daemon by mmap. */
+struct pw_control {
+	__u64 magic;
+	__u32 abi;
+	__u32 waiting; /* the daemon sleeps until it is woken: the next record does so, once */
+	__u64 object_id; /* hash of the BPF object that made these pins */
+	__u64 grace_ns;
+	__u64 seq; /* of the next event */
+	__u64 next_life;
+	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
+	__u32 adopt_from; /* tgid of the subject around it, 0: none */
+	__u32 snapshot_connections; /* pw_snapshot's pass: 0 listeners, 1 connections */
+	__u32 reserved;
+};
+
+#endif /* PW_ABI_H */

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * The exact half: cgroup programs at the cgroup2 root. Unlike tracing programs they have no
+ * recursion guard, so no event is missed. README.md in this folder says which hook serves what.
+ */
+#include "conn.h"
+
+#define ECONNRESET 104
+#define ETIMEDOUT 110
+#define ECONNREFUSED 111
+#define ENETUNREACH 101
+#define EHOSTUNREACH 113
+
+/* A stamp on the listener marks every child from its first moment on. */
+static __always_inline void pw_listen(struct bpf_sock *sk)
+{
+	struct pw_conn *conn, fresh = {};
+	struct pw_subject_key key;
+
+	if (!pw_subject_of(pw_current(), &key))
+		return;
+	conn = bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (conn)
+		*conn = fresh; /* the socket may have been a connection before */
+	else
+		pw_count_map_full(PW_EV_ACCEPT);
+}
+
+/* Runs in the connecting task, just before the SYN is sent. */
+static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct pw_conn outbound = {};
+	struct task_struct *task = pw_current();
+	struct pw_connect *pending, fresh = {};
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_stats *stats;
+
+	d = pw_subject_of(task, &key);
+	if (!d) {
+		pw_count_connection(PW_DIR_CONNECT, PW_UNDECLARED, PW_OK);
+		return;
+	}
+	/* so that a later getpeername(2) is not taken for an accept() */
+	outbound.judged = 1;
+	if (!bpf_sk_storage_get(&pw_conns, sk, &outbound, BPF_SK_STORAGE_GET_F_CREATE))
+		pw_count_map_full(PW_EV_CONNECT);
+
+	fresh.begin_ns = bpf_ktime_get_boot_ns();
+	pw_judge(d, &key, fresh.begin_ns, PW_DIR_CONNECT, &fresh.on);
+	stats = pw_stats_of(&key);
+	if (stats)
+		pw_add(stats->connects, 1);
+	if (fresh.on.verdict == PW_OK) {
+		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
+		return;
+	}
+
+	pw_identify(task, &fresh.process);
+	pending = bpf_sk_storage_get(&pw_connects, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!pending) {
+		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
+		pw_count_map_full(PW_EV_CONNECT);
+		return;
+	}
+	*pending = fresh; /* the socket may have tried before */
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline __u32 pw_result_of(int err)
+{
+	switch (err) {
+	case ECONNREFUSED:
+		return PW_REFUSED;
+	case ETIMEDOUT:
+		return PW_TIMEOUT;
+	case ECONNRESET:
+		return PW_RESET;
+	case EHOSTUNREACH:
+	case ENETUNREACH:
+		return PW_UNREACHABLE;
+	default: /* 0: its owner closed it */
+		return PW_ABORTED;
+	}
+}
+
+/* Counted with its result, so that counters and events agree at any moment. */
+static __always_inline void pw_connected(struct bpf_sock *sk, int established)
+{
+	struct pw_connect *pending = bpf_sk_storage_get(&pw_connects, sk, 0, 0);
+	struct tcp_sock *tp;
+	struct pw_stats *stats;
+	__u32 result;
+
+	if (!pending)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return;
+	result = established ? PW_ESTABLISHED :
+			       pw_result_of(BPF_CORE_READ((struct sock *)tp, sk_err));
+	pw_count_connection(PW_DIR_CONNECT, pending->on.phase, pending->on.verdict);
+	stats = bpf_map_lookup_elem(&pw_stats, &pending->on.key);
+	if (stats && pending->on.verdict == PW_MISROUTED)
+		pw_add(stats->connects_misrouted, 1);
+	pw_conn_emit(&pending->process, &pending->on, (struct sock *)tp, PW_EV_CONNECT,
+		pending->begin_ns, result);
+	bpf_sk_storage_delete(&pw_connects, sk);
+}
+
+static __always_inline void pw_passive_established(struct bpf_sock *sk)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+
+	if (!conn) {
+		/* at a listener that no subject held when it came */
+		pw_count_connection(PW_DIR_ACCEPT, PW_UNDECLARED, PW_OK);
+		return;
+	}
+	if (conn->judged)
+		pw_connected(sk, 1); /* simultaneous open */
+	else if (!conn->established_ns)
+		conn->established_ns = bpf_ktime_get_boot_ns();
+}
+
+SEC("sockops")
+int pw_sockops(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+
+	if (!sk)
+		return 1;
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		pw_listen(sk);
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		pw_connect(ctx, sk);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		pw_passive_established(sk);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		pw_connected(sk, 1);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] == TCP_CLOSE &&
+			(ctx->args[0] == TCP_SYN_SENT || ctx->args[0] == TCP_SYN_RECV))
+			pw_connected(sk, 0);
+		break;
+	}
+	return 1;
+}
+
+/*
+ * accept(2) asks for the peer's name before it returns, in the acceptor's context and whatever the
+ * kernel allows of tracing; so does getpeername(2), which comes later. Not called for accept(2) with
+ * a NULL address.
+ */
+static __always_inline int pw_peer_named(struct bpf_sock_addr *ctx)
+{
+	struct pw_conn *conn, fresh = {};
+	struct pw_subject_key key;
+	struct tcp_sock *tp;
+
+	if (!ctx->sk)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(ctx->sk);
+	if (!tp)
+		return 1;
+	conn = bpf_sk_storage_get(&pw_conns, tp, 0, 0);
+	if (!conn) {
+		if (!pw_subject_of(pw_current(), &key))
+			return 1;
+		fresh.established_ns = pw_established_ns((struct sock *)tp);
+		conn = bpf_sk_storage_get(&pw_conns, tp, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!conn) {
+			pw_count_map_full(PW_EV_ACCEPT);
+			return 1;
+		}
+	}
+	if (!conn->judged)
+		pw_conn_accepted(conn, (struct sock *)tp, PW_SEEN_ACCEPT);
+	return 1;
+}
+
+SEC("cgroup/getpeername4")
+int pw_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return pw_peer_named(ctx);
+}
+
+SEC("cgroup/getpeername6")
+int pw_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return pw_peer_named(ctx);
+}
+
+/* The last reference goes. Who closes is the acceptor, if nothing has told of the acceptance yet. */
+SEC("cgroup/sock_release")
+int pw_sock_release(struct bpf_sock *ctx)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, ctx, 0, 0);
+
+	if (!conn)
+		return 1;
+	if (!conn->judged && conn->established_ns)
+		pw_conn_accepted(conn, (struct sock *)ctx, PW_SEEN_RELEASE);
+	pw_conn_released(conn);
+	return 1;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* An accepted connection, once: counted, judged by who accepts it, and shown if it is misrouted. */
+#ifndef PW_CONN_H
+#define PW_CONN_H
+
+#include "subject.h"
+#include <bpf/bpf_endian.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+
+static __always_inline void pw_v4_mapped(__u8 to[16], __be32 addr)
+{
+	__builtin_memset(to, 0, 10);
+	to[10] = to[11] = 0xff;
+	__builtin_memcpy(to + 12, &addr, 4);
+}
+
+static __always_inline void pw_read_tuple(struct sock *sk, int accepted, struct pw_tuple *t)
+{
+	/* inet_sport: skc_num is 0 once the port is given back */
+	__u16 local = bpf_ntohs(BPF_CORE_READ((struct inet_sock *)sk, inet_sport));
+	__u16 remote = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	__u8 *laddr = accepted ? t->daddr : t->saddr;
+	__u8 *raddr = accepted ? t->saddr : t->daddr;
+
+	t->sport = accepted ? remote : local;
+	t->dport = accepted ? local : remote;
+	t->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
+		bpf_core_read(laddr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(raddr, 16, &sk->__sk_common.skc_v6_daddr);
+	} else {
+		pw_v4_mapped(laddr, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		pw_v4_mapped(raddr, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	}
+}
+
+/*
+ * When the handshake of a connection was done that no stamp tells of (it was in the accept queue
+ * before its listener was stamped): TCP starts its receive-buffer clock then, and restarts it only
+ * with the first read. Microseconds of CLOCK_MONOTONIC.
+ */
+static __always_inline __u64 pw_established_ns(struct sock *sk)
+{
+	__u64 ns = BPF_CORE_READ((struct tcp_sock *)sk, rcvq_space.time) * 1000;
+
+	return ns + bpf_ktime_get_boot_ns() - bpf_ktime_get_ns();
+}
+
+static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_verdict_on *on,
+	struct sock *sk, __u16 type, __u64 begin_ns, __u32 how)
+{
+	struct pw_conn_record *rec = pw_reserve(type, sizeof(*rec));
+
+	if (!rec)
+		return;
+	pw_head(&rec->h, type, sizeof(*rec), bpf_ktime_get_boot_ns());
+	rec->process = *process;
+	rec->on = *on;
+	pw_read_tuple(sk, type == PW_EV_ACCEPT, &rec->tuple);
+	rec->begin_ns = begin_ns;
+	rec->how = how;
+	rec->reserved = 0;
+	pw_submit(rec);
+}
+
+/*
+ * `conn` is the socket's storage. Called in the context of the task that holds the socket: by the
+ * hooks around accept(), by the first read or write, or by the last close.
+ */
+static __always_inline void pw_conn_accepted(struct pw_conn *conn, struct sock *sk, __u32 seen_by)
+{
+	struct task_struct *task = pw_current();
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_process process;
+	struct pw_verdict_on on;
+	struct pw_stats *stats;
+
+	conn->judged = 1;
+	if (!conn->established_ns)
+		conn->established_ns = bpf_ktime_get_boot_ns();
+
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return;
+	pw_judge(d, &key, conn->established_ns, PW_DIR_ACCEPT, &on);
+	pw_count_connection(PW_DIR_ACCEPT, on.phase, on.verdict);
+
+	stats = pw_stats_of(&key);
+	if (stats) {
+		conn->kind = key.kind;
+		conn->subject = key.id;
+		conn->life = stats->life;
+		pw_add(stats->inflight, 1);
+		pw_add(stats->accepts, 1);
+		if (on.verdict == PW_MISROUTED) {
+			pw_add(stats->accepts_misrouted, 1);
+			if (stats->last_misrouted_ns < conn->established_ns)
+				stats->last_misrouted_ns = conn->established_ns;
+		}
+	}
+	if (on.verdict == PW_OK)
+		return;
+	pw_identify(task, &process);
+	pw_conn_emit(&process, &on, sk, PW_EV_ACCEPT, conn->established_ns, seen_by);
+}
+
+static __always_inline void pw_conn_released(struct pw_conn *conn)
+{
+	struct pw_subject_key key = { .kind = conn->kind, .id = conn->subject };
+	struct pw_stats *stats;
+
+	if (!conn->subject)
+		return;
+	stats = bpf_map_lookup_elem(&pw_stats, &key);
+	if (stats && stats->life == conn->life)
+		pw_add(stats->inflight, -1);
+}
+
+#endif /* PW_CONN_H */

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Counting, and handing records to the daemon. */
+#ifndef PW_EMIT_H
+#define PW_EMIT_H
+
+#include "maps.h"
+
+/*
+ * Per-CPU slots are added to atomically: a program in process context can be interrupted by one in
+ * softirq, and cgroup programs can be preempted, between the load and the store of a plain `++`.
+ */
+#define pw_add(counter, n) ((void)__sync_fetch_and_add(&(counter), (n)))
+
+static __always_inline struct pw_counters *pw_cpu_counters(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&pw_counters, &zero);
+}
+
+static __always_inline struct pw_control *pw_shared(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&pw_control, &zero);
+}
+
+static __always_inline void pw_count_connection(__u32 direction, __u32 phase, __u32 verdict)
+{
+	struct pw_counters *c = pw_cpu_counters();
+
+	if (c && direction < PW_DIRECTIONS && phase < PW_PHASES && verdict < PW_VERDICTS)
+		pw_add(c->connections[direction][phase][verdict], 1);
+}
+
+static __always_inline void pw_count_map_full(__u32 type)
+{
+	struct pw_counters *c = pw_cpu_counters();
+
+	if (c && type < PW_EV_TYPES)
+		pw_add(c->lost_map[type], 1);
+}
+
+/* Ring memory arrives dirty: the caller writes every field of the record. */
+static __always_inline void *pw_reserve(__u32 type, __u64 size)
+{
+	void *rec = bpf_ringbuf_reserve(&pw_events, size, 0);
+	struct pw_counters *c = pw_cpu_counters();
+
+	if (c && type < PW_EV_TYPES) {
+		if (rec)
+			pw_add(c->emitted[type], 1);
+		else
+			pw_add(c->lost_ring[type], 1);
+	}
+	return rec;
+}
+
+static __always_inline void pw_head(struct pw_record *h, __u16 type, __u16 size, __u64 now)
+{
+	h->type = type;
+	h->size = size;
+	h->reserved = 0;
+	h->time_ns = now;
+}
+
+/*
+ * One wake-up when the daemon sleeps, none while it polls: a wake-up a record costs four times the
+ * record. A record that is committed just as the daemon falls asleep waits for its timer (1 s).
+ */
+static __always_inline void pw_submit(void *rec)
+{
+	struct pw_control *ctl = pw_shared();
+	__u64 flags = BPF_RB_NO_WAKEUP;
+
+	if (ctl && ctl->waiting) {
+		ctl->waiting = 0;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	bpf_ringbuf_submit(rec, flags);
+}
+
+#endif /* PW_EMIT_H */

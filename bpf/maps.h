@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The maps, declared for every object; maps.bpf.c defines them once. Hashes that hold what there
+ * are few of on most hosts are not preallocated: an idle observer costs no memory. The numbers in
+ * max_entries are limits that users meet: a full map refuses, counts the refusal, evicts nothing.
+ */
+#ifndef PW_MAPS_H
+#define PW_MAPS_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+/* What a tracked socket carries, 32 bytes: it is copied to each child of a listener (BPF_F_CLONE)
+ * on the path of the handshake's last segment, where memory is scarce. */
+struct pw_conn {
+	__u64 established_ns; /* 0: a listener, or a child whose handshake is not done */
+	__u64 subject;	      /* that accepted it; 0: none */
+	__u64 life;	      /* of that subject */
+	__u32 kind;
+	__u32 judged; /* counted, by whichever hook came first */
+};
+
+/* A connect that is judged misrouted, from TCP_CONNECT_CB until its result is known. */
+struct pw_connect {
+	__u64 begin_ns;
+	struct pw_process process;
+	struct pw_verdict_on on;
+};
+
+struct pw_port {
+	__u32 netns;
+	__u32 port;
+};
+
+struct pw_phases_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct pw_subject_key);
+	__type(value, struct pw_declaration);
+};
+extern struct pw_phases_map pw_phases SEC(".maps");
+
+struct pw_members_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct pw_member);
+};
+extern struct pw_members_map pw_members SEC(".maps");
+
+struct pw_stats_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct pw_subject_key);
+	__type(value, struct pw_stats);
+};
+extern struct pw_stats_map pw_stats SEC(".maps");
+
+struct pw_conns_map {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct pw_conn);
+};
+extern struct pw_conns_map pw_conns SEC(".maps");
+
+struct pw_connects_map {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct pw_connect);
+};
+extern struct pw_connects_map pw_connects SEC(".maps");
+
+/* Ports that subjects' listeners were found on, to tell an old connection's direction. */
+struct pw_ports_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct pw_port);
+	__type(value, __u8);
+};
+extern struct pw_ports_map pw_ports SEC(".maps");
+
+struct pw_counters_map {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pw_counters);
+};
+extern struct pw_counters_map pw_counters SEC(".maps");
+
+struct pw_control_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pw_control);
+};
+extern struct pw_control_map pw_control SEC(".maps");
+
+struct pw_events_map {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4 << 20); /* 26 000 accept records, or 50 ms of a storm at full speed */
+};
+extern struct pw_events_map pw_events SEC(".maps");
+
+#endif /* PW_MAPS_H */

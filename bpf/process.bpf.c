@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Membership and the end of processes: tracing programs, in the context of the task concerned. */
+#include "conn.h"
+#include <bpf/bpf_tracing.h>
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+#define SIGNAL_GROUP_EXIT 4
+
+/* File tables are counted up to PW_FD_BLOCKS * PW_FD_BLOCK descriptors. */
+#define PW_FD_BLOCK 64
+#define PW_FD_BLOCKS 1024
+
+static __always_inline void pw_task_emit(struct task_struct *task, __u16 type)
+{
+	struct pw_task_record *rec = pw_reserve(type, sizeof(*rec));
+
+	if (!rec)
+		return;
+	pw_head(&rec->h, type, sizeof(*rec), bpf_ktime_get_boot_ns());
+	pw_identify(task, &rec->process);
+	pw_submit(rec);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct pw_member member = {};
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_stats *stats;
+	__u32 tgid = child->tgid;
+
+	if (child->pid != child->tgid)
+		return 0;
+	d = pw_subject_of(parent, &key);
+	if (!d || key.kind != PW_KIND_PROCESS)
+		return 0;
+	member.start_ns = child->start_boottime;
+	member.subject = key.id;
+	member.subject_start_ns = d->start_ns;
+	if (bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY)) {
+		pw_count_map_full(PW_EV_FORK);
+		return 0;
+	}
+	stats = pw_stats_of(&key);
+	if (stats)
+		pw_add(stats->members, 1);
+	pw_task_emit(child, PW_EV_FORK);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pw_process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct pw_subject_key key;
+
+	if (pw_subject_of(task, &key))
+		pw_task_emit(task, PW_EV_EXEC);
+	return 0;
+}
+
+static __always_inline int pw_is_connection(struct file *file)
+{
+	struct socket *socket;
+	struct sock *sk;
+	__u16 family;
+	__u8 state;
+
+	if ((BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk)
+		return 0;
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	return (family == AF_INET || family == AF_INET6) && state != TCP_LISTEN &&
+	       state != TCP_CLOSE && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+/* A global function: the verifier walks its loop once, not once for every block. */
+__attribute__((noinline)) __u64 pw_connections_in(__u64 slots, __u32 count)
+{
+	struct file *file = 0, *last = 0;
+	__u64 n = 0;
+	__u32 i;
+
+	for (i = 0; i < PW_FD_BLOCK && i < count; i++) {
+		bpf_probe_read_kernel(&file, sizeof(file), (void *)(slots + 8 * i));
+		/* one connection on stdin, stdout and stderr is one */
+		if (file && file != last && pw_is_connection(file))
+			n++;
+		last = file;
+	}
+	return n;
+}
+
+/* What it still holds: at this point of its exit no file is closed yet. */
+static __always_inline __u32 pw_open_connections(struct task_struct *task)
+{
+	struct fdtable *fdt = BPF_CORE_READ(task, files, fdt);
+	__u64 slots = (__u64)BPF_CORE_READ(fdt, fd), n = 0;
+	__u32 max = BPF_CORE_READ(fdt, max_fds), i;
+
+	for (i = 0; i < PW_FD_BLOCKS && i * PW_FD_BLOCK < max; i++)
+		n += pw_connections_in(slots + 8 * PW_FD_BLOCK * i, max - i * PW_FD_BLOCK);
+	return n;
+}
+
+/* As wait(2) reports it [kernel/exit.c: wait_task_zombie]. */
+static __always_inline __u32 pw_wait_status(struct task_struct *task)
+{
+	if (BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT)
+		return BPF_CORE_READ(task, signal, group_exit_code);
+	return BPF_CORE_READ(task, group_leader, exit_code);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(pw_process_exit, struct task_struct *task)
+{
+	struct pw_exit_record *rec;
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_member *member;
+	struct pw_stats *stats;
+	__u32 tgid;
+
+	if (!pw_group_dead(task))
+		return 0;
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return 0;
+	tgid = pw_tgid(task);
+	member = bpf_map_lookup_elem(&pw_members, &tgid);
+	stats = bpf_map_lookup_elem(&pw_stats, &key);
+	if (stats && member && pw_same_start(member->start_ns, pw_start_ns(task)))
+		pw_add(stats->members, -1);
+
+	rec = pw_reserve(PW_EV_EXIT, sizeof(*rec));
+	if (!rec)
+		return 0;
+	pw_head(&rec->h, PW_EV_EXIT, sizeof(*rec), bpf_ktime_get_boot_ns());
+	pw_identify(task, &rec->process);
+	pw_judge(d, &key, rec->h.time_ns, PW_DIR_CONNECT, &rec->on);
+	rec->status = pw_wait_status(task);
+	rec->connections = pw_open_connections(task);
+	pw_submit(rec);
+	return 0;
+}
+
+/*
+ * Only now the membership goes: the exiting process's sockets are closed after sched_process_exit,
+ * and who closes must still be known then.
+ */
+SEC("tp_btf/sched_process_free")
+int BPF_PROG(pw_process_free, struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+	struct pw_member *member;
+
+	if (task->pid != task->tgid)
+		return 0;
+	member = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (member && pw_same_start(member->start_ns, task->start_boottime))
+		bpf_map_delete_elem(&pw_members, &tgid);
+	return 0;
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * What is older than a declaration: its process's descendants, and their sockets. The daemon runs
+ * these iterators while the live hooks are attached already; both only add what is not there yet.
+ */
+#include "conn.h"
+
+/*
+ * One turn of adoption: the declared process itself, and each process whose parent is in the subject
+ * by now. Run until a turn adopts nobody; who forks meanwhile is seen by the fork hook or by the
+ * next turn. Writes the pid of each adopted process (u32).
+ */
+SEC("iter/task")
+int pw_adopt(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task, *parent;
+	struct pw_control *ctl = pw_shared();
+	struct pw_member *had, *theirs, member = {};
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS };
+	struct pw_declaration *d;
+	struct pw_stats *stats;
+	__u32 tgid, ptgid;
+
+	if (!task || !ctl || task->pid != task->tgid || pw_group_dead(task))
+		return 0;
+	tgid = task->tgid;
+	key.id = ctl->adopt_to;
+	d = bpf_map_lookup_elem(&pw_phases, &key);
+	if (!d)
+		return 0;
+	if (tgid == ctl->adopt_to) {
+		if (!pw_same_start(d->start_ns, task->start_boottime))
+			return 0;
+	} else {
+		parent = task->real_parent;
+		ptgid = pw_tgid(parent);
+		theirs = bpf_map_lookup_elem(&pw_members, &ptgid);
+		if (!theirs || theirs->subject != ctl->adopt_to ||
+			!pw_same_start(theirs->start_ns, pw_start_ns(parent)))
+			return 0;
+	}
+	had = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (had && pw_same_start(had->start_ns, task->start_boottime)) {
+		/* of an outer subject: the inner one takes over; of any other: it stays there */
+		if (had->subject == ctl->adopt_to || had->subject != ctl->adopt_from)
+			return 0;
+		key.id = had->subject;
+		stats = bpf_map_lookup_elem(&pw_stats, &key);
+		if (stats)
+			pw_add(stats->members, -1);
+	}
+	member.start_ns = task->start_boottime;
+	member.subject = ctl->adopt_to;
+	member.subject_start_ns = d->start_ns;
+	if (bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY)) {
+		pw_count_map_full(PW_EV_FORK);
+		return 0;
+	}
+	key.id = ctl->adopt_to;
+	stats = pw_stats_of(&key);
+	if (stats)
+		pw_add(stats->members, 1);
+	bpf_seq_write(ctx->meta->seq, &tgid, sizeof(tgid));
+	return 0;
+}
+
+static __always_inline void pw_stamp_listener(struct sock *sk, struct pw_port *port)
+{
+	struct pw_conn fresh = {};
+	__u8 one = 1;
+
+	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
+		pw_count_map_full(PW_EV_ACCEPT);
+	bpf_map_update_elem(&pw_ports, port, &one, BPF_ANY);
+}
+
+/* An old connection is judged already: it is counted as open, and if it was accepted, in flight. */
+static __always_inline void pw_stamp_connection(
+	struct sock *sk, struct pw_port *port, struct pw_subject_key *key)
+{
+	struct pw_conn fresh = {};
+	struct pw_stats *stats;
+
+	if (bpf_sk_storage_get(&pw_conns, sk, 0, 0))
+		return;
+	fresh.judged = 1;
+	stats = pw_stats_of(key);
+	if (stats && bpf_map_lookup_elem(&pw_ports, port)) {
+		fresh.kind = key->kind;
+		fresh.subject = key->id;
+		fresh.life = stats->life;
+		pw_add(stats->inflight, 1);
+	}
+	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
+		pw_count_map_full(PW_EV_ACCEPT);
+}
+
+/* Run twice: listeners first, so that the second run can tell accepted from outbound connections. */
+SEC("iter/task_file")
+int pw_snapshot(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct pw_control *ctl = pw_shared();
+	struct file *file = ctx->file;
+	struct pw_subject_key key;
+	struct pw_port port = {};
+	struct socket *socket;
+	struct sock *sk;
+	__u16 family;
+	__u8 state;
+
+	if (!task || !file || !ctl)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk)
+		return 0;
+	family = sk->__sk_common.skc_family;
+	if ((family != AF_INET && family != AF_INET6) || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	if (!pw_subject_of(task, &key))
+		return 0;
+	state = sk->__sk_common.skc_state;
+	port.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	port.port = sk->__sk_common.skc_num;
+	if (state == TCP_LISTEN)
+		pw_stamp_listener(sk, &port);
+	else if (state != TCP_CLOSE && ctl->snapshot_connections)
+		pw_stamp_connection(sk, &port, &key);
+	return 0;
+}

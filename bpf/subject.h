@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Whose: the subject that a process belongs to, and what its phase says of an arrival. */
+#ifndef PW_SUBJECT_H
+#define PW_SUBJECT_H
+
+#include "emit.h"
+#include "task.h"
+
+/*
+ * A process's own declaration beats that of the subject it descends from. A process in neither map
+ * costs two missed look-ups. A subject that is being set up has phase UNDECLARED for a moment.
+ */
+static __always_inline struct pw_declaration *pw_subject_of(
+	struct task_struct *task, struct pw_subject_key *key)
+{
+	__u32 tgid = pw_tgid(task);
+	struct pw_declaration *d;
+	struct pw_member *m;
+
+	key->kind = PW_KIND_PROCESS;
+	key->reserved = 0;
+	key->id = tgid;
+	d = bpf_map_lookup_elem(&pw_phases, key);
+	if (d && pw_same_start(d->start_ns, pw_start_ns(task)))
+		return d;
+
+	m = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (!m || m->subject == tgid || !pw_same_start(m->start_ns, pw_start_ns(task)))
+		return 0;
+	key->id = m->subject;
+	d = bpf_map_lookup_elem(&pw_phases, key);
+	if (!d || !pw_same_start(d->start_ns, m->subject_start_ns))
+		return 0;
+	return d;
+}
+
+static __always_inline struct pw_stats *pw_stats_of(struct pw_subject_key *key)
+{
+	struct pw_stats *s = bpf_map_lookup_elem(&pw_stats, key);
+	struct pw_stats fresh = {};
+
+	if (s)
+		return s;
+	/* Somebody wrote pw_phases directly and the daemon has not noticed yet. */
+	bpf_map_update_elem(&pw_stats, key, &fresh, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&pw_stats, key);
+}
+
+/*
+ * The phase that was in force at `at`: the arrival counts, not the moment somebody looked at it. A
+ * connection that waited in the accept queue while DRAIN was declared is no misrouting.
+ */
+static __always_inline void pw_judge(struct pw_declaration *d, struct pw_subject_key *key, __u64 at,
+	__u32 direction, struct pw_verdict_on *on)
+{
+	struct pw_control *ctl = pw_shared();
+	__u32 phase = d->phase;
+	__u64 since = d->since_ns;
+	__u32 p;
+
+	if (at < since) {
+		phase = PW_UNDECLARED;
+		since = 0;
+		for (p = PW_SHUTDOWN; p >= PW_INIT; p--) {
+			__u64 entered = d->entered_ns[p - 1];
+
+			if (!phase && p < d->phase && entered && at >= entered) {
+				phase = p;
+				since = entered;
+			}
+		}
+	}
+	if (phase >= PW_PHASES)
+		phase = PW_UNDECLARED;
+
+	on->key = *key;
+	on->epoch = d->epoch;
+	on->since_ns = since;
+	on->phase = phase;
+	on->source = d->source < PW_SOURCES ? d->source : PW_SOURCE_MAP;
+	__builtin_memset(on->reserved, 0, sizeof(on->reserved));
+	if (phase == PW_DRAIN && since && ctl && at - since < ctl->grace_ns)
+		on->verdict = PW_GRACE;
+	else if (phase == PW_DRAIN || phase == PW_SHUTDOWN ||
+		 (phase == PW_INIT && direction == PW_DIR_ACCEPT))
+		on->verdict = PW_MISROUTED;
+	else
+		on->verdict = PW_OK;
+}
+
+#endif /* PW_SUBJECT_H */

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Who: processes and their identity. All through bpf_get_current_task() and CO-RE reads, which any
+ * program type may use since 5.8; sockops programs have no pid helper before 6.10.
+ */
+#ifndef PW_TASK_H
+#define PW_TASK_H
+
+#include "vmlinux.h"
+#include <bpf/bpf_core_read.h>
+
+#include "abi.h"
+
+static __always_inline struct task_struct *pw_current(void)
+{
+	return (struct task_struct *)bpf_get_current_task();
+}
+
+static __always_inline __u32 pw_tgid(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, tgid);
+}
+
+static __always_inline __u64 pw_start_ns(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, group_leader, start_boottime);
+}
+
+/* Equal as far as both are known; /proc shows start times in units of 10 ms. */
+static __always_inline int pw_same_start(__u64 a, __u64 b)
+{
+	return !a || !b || a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
+}
+
+static __always_inline void pw_identify(struct task_struct *task, struct pw_process *p)
+{
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
+	p->pid = BPF_CORE_READ(leader, tgid);
+	p->ppid = BPF_CORE_READ(leader, real_parent, tgid);
+	p->start_ns = BPF_CORE_READ(leader, start_boottime);
+	p->cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id);
+	BPF_CORE_READ_INTO(&p->comm, leader, comm);
+}
+
+/* The last thread is leaving; exact on every version, unlike the tracepoint's own argument. */
+static __always_inline int pw_group_dead(struct task_struct *task)
+{
+	return BPF_CORE_READ(task, signal, live.counter) == 0;
+}
+
+#endif /* PW_TASK_H */
