@@ -1,0 +1,645 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <event2/bufferevent.h>
+#include <event2/http.h>
+#include <event2/keyvalq_struct.h>
+#include <event2/listener.h>
+#include <event2/util.h>
+#include <jansson.h>
+
+#include "api.h"
+#include "clock.h"
+#include "metrics.h"
+#include "names.h"
+#include "opts.h"
+#include "proc.h"
+#include "util.h"
+
+#define MAX_HEADERS 8192 /* bytes */
+#define MAX_BODY 4096
+#define IDLE_SECONDS 60
+#define BACKLOG 128
+
+struct api {
+	struct api_context c;
+	struct evhttp *http;
+	char *socket_path;
+	dev_t socket_dev;
+	ino_t socket_ino;
+};
+
+static int fail(char *why, size_t len, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static int fail(char *why, size_t len, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, len, fmt, args);
+	va_end(args);
+	return err;
+}
+
+/* ---- answers ---- */
+
+static void evbuffer_freep(struct evbuffer **b)
+{
+	if (*b)
+		evbuffer_free(*b);
+}
+
+static void reply(struct evhttp_request *req, int status, const char *type, struct evbuffer *body)
+{
+	struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+
+	evhttp_add_header(headers, "Content-Type", type);
+	evhttp_add_header(headers, "Cache-Control", "no-store");
+	evhttp_send_reply(req, status, NULL, body);
+}
+
+static void reply_json(struct evhttp_request *req, int status, const struct json_out *j)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+
+	if (!body || j->failed) {
+		evhttp_send_reply(req, 500, NULL, NULL);
+		return;
+	}
+	evbuffer_add(body, j->text, j->len);
+	reply(req, status, "application/json", body);
+}
+
+static void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+	char text[512];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	json_open(&j, NULL, '{');
+	json_str(&j, "error", text);
+	json_close(&j, '}');
+	json_raw(&j, "\n", 1);
+	reply_json(req, status, &j);
+}
+
+static evutil_socket_t request_fd(struct evhttp_request *req)
+{
+	return bufferevent_getfd(
+		evhttp_connection_get_bufferevent(evhttp_request_get_connection(req)));
+}
+
+/* ---- PUT /v1/phase ---- */
+
+bool api_may_declare(pid_t peer, uid_t uid, pid_t pid)
+{
+	struct proc_stat target, self;
+
+	if (uid == 0 || proc_descends(pid, peer))
+		return true;
+	/*
+	 * A command that a service runs speaks for it: the parent, if it is the same user's, who
+	 * might as well kill it.
+	 */
+	return proc_read(peer, &self) == 0 && self.ppid == pid && proc_read(pid, &target) == 0 &&
+	       target.uid == uid && target.euid == uid;
+}
+
+static pid_t parent_of(pid_t pid)
+{
+	struct proc_stat s;
+
+	return proc_read(pid, &s) == 0 ? s.ppid : 0;
+}
+
+/* Who is worth naming: behind our own command line, whoever ran it. */
+static pid_t declarer(pid_t peer)
+{
+	char path[64];
+	struct stat own, theirs;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", peer);
+	if (stat("/proc/self/exe", &own) == 0 && stat(path, &theirs) == 0 &&
+		own.st_dev == theirs.st_dev && own.st_ino == theirs.st_ino && parent_of(peer) > 0)
+		return parent_of(peer);
+	return peer;
+}
+
+/* Which process the body means; 0 and `why` if none. */
+static pid_t target_of(json_t *body, const struct ucred *peer, char *why, size_t len)
+{
+	json_t *pid = json_object_get(body, "pid");
+	bool self = json_is_true(json_object_get(body, "self"));
+	bool parent = json_is_true(json_object_get(body, "parent"));
+
+	if (!!pid + self + parent != 1) {
+		fail(why, len, 0, "give one of \"pid\": N, \"self\": true or \"parent\": true");
+		return 0;
+	}
+	if (self)
+		return peer->pid;
+	if (parent)
+		return parent_of(peer->pid);
+	if (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
+		json_integer_value(pid) > PID_MAX) {
+		fail(why, len, 0, "\"pid\" is to be an integer from 1 to %d", PID_MAX);
+		return 0;
+	}
+	return json_integer_value(pid);
+}
+
+static int parse_declaration(json_t *body, struct declaration_request *r, char *why, size_t len)
+{
+	static const char *const keys[] = { "phase", "pid", "self", "parent", "epoch", "reason" };
+	json_t *epoch = json_object_get(body, "epoch"), *reason = json_object_get(body, "reason");
+	const char *phase = json_string_value(json_object_get(body, "phase")), *key;
+	json_t *value;
+
+	json_object_foreach (body, key, value) {
+		bool known = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+			known |= strcmp(key, keys[i]) == 0;
+		if (!known)
+			return fail(why, len, -EINVAL,
+				"unknown field \"%.40s\"; use phase, pid, self, parent, epoch, reason",
+				key);
+	}
+	if (!phase || names_parse(&declared_phase_names, phase) < 0)
+		return fail(why, len, -EINVAL,
+			"no phase \"%.40s\"; use INIT, ACTIVE, DRAIN or SHUTDOWN",
+			phase ? phase : "");
+	r->phase = names_parse(&declared_phase_names, phase);
+	if (epoch && (!json_is_integer(epoch) || json_integer_value(epoch) < 1))
+		return fail(why, len, -EINVAL, "\"epoch\" is to be an integer from 1 on");
+	r->epoch = epoch ? json_integer_value(epoch) : 0;
+	if (reason &&
+		(!json_is_string(reason) || json_string_length(reason) > PW_REASON_LEN - 1))
+		return fail(why, len, -EINVAL, "\"reason\" is to be a text of at most %d bytes",
+			PW_REASON_LEN - 1);
+	r->reason = json_string_value(reason);
+	return 0;
+}
+
+static void reply_declared(struct evhttp_request *req, const struct declaration_result *r)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+	const struct subject *s = r->subject;
+
+	json_open(&j, NULL, '{');
+	json_u64(&j, "schema", 1);
+	event_write_subject(&j, &s->key, s->now.epoch, s->now.source, s->name);
+	json_str(&j, "from", phase_name(r->from));
+	json_str(&j, "to", phase_name(s->now.phase));
+	json_bool(&j, "changed", r->changed);
+	json_i64(&j, "members", r->members);
+	json_close(&j, '}');
+	json_raw(&j, "\n", 1);
+	reply_json(req, 200, &j);
+}
+
+static void put_phase(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	struct evbuffer *input = evhttp_request_get_input_buffer(req);
+	struct declaration_request request = { 0 };
+	struct declaration_result result;
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+	char why[WHY_LEN] = "";
+	json_error_t at;
+	json_t *body;
+	int err;
+
+	if (getsockopt(request_fd(req), SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
+		reply_error(req, 500, "cannot tell who is asking: %s", strerror(errno));
+		return;
+	}
+	if (peer.pid <= 0) {
+		reply_error(req, 403, "the caller is in a pid namespace that cannot be seen from here");
+		return;
+	}
+	body = json_loadb((const char *)evbuffer_pullup(input, -1), evbuffer_get_length(input),
+		JSON_REJECT_DUPLICATES, &at);
+	if (!json_is_object(body)) {
+		reply_error(req, 400, "the body is to be a JSON object, such as "
+			"{\"phase\":\"DRAIN\",\"self\":true}%s%s", body ? "" : ": ", body ? "" : at.text);
+		json_decref(body);
+		return;
+	}
+	err = parse_declaration(body, &request, why, sizeof(why));
+	if (!err) {
+		request.by_pid = declarer(peer.pid);
+		request.by_uid = peer.uid;
+		request.pid = target_of(body, &peer, why, sizeof(why));
+		if (request.pid <= 0)
+			err = -EINVAL;
+	}
+	if (err) {
+		reply_error(req, 400, "%s", *why ? why : "the caller has no parent");
+	} else if (!api_may_declare(peer.pid, peer.uid, request.pid)) {
+		log_warning("refused: pid %d (uid %u) declared %s for process %d", peer.pid,
+			peer.uid, phase_name(request.phase), request.pid);
+		reply_error(req, 403,
+			"process %d is not yours: process %d (uid %u) may declare for itself, its descendants and "
+			"its parent of the same user; root for any",
+			request.pid, peer.pid, peer.uid);
+	} else {
+		err = subjects_declare(api->c.subjects, &request, &result, why);
+		if (err)
+			reply_error(req,
+				err == -ESRCH ? 404 : err == -ESTALE ? 409 : err == -EINVAL ? 400 : 500,
+				"%s", why);
+		else
+			reply_declared(req, &result);
+	}
+	json_decref(body);
+}
+
+/* ---- GET /v1/events ---- */
+
+/* A request that stays open. Freed when its connection closes. */
+struct watcher {
+	struct api *api;
+	struct evhttp_request *req;
+	struct follower *follower;
+};
+
+static void watcher_send(struct evbuffer *data, void *arg)
+{
+	struct watcher *w = arg;
+
+	evhttp_send_reply_chunk(w->req, data);
+}
+
+static size_t watcher_backlog(void *arg)
+{
+	struct watcher *w = arg;
+
+	return evbuffer_get_length(bufferevent_get_output(
+		evhttp_connection_get_bufferevent(evhttp_request_get_connection(w->req))));
+}
+
+static void watcher_closed(struct evhttp_connection *conn, void *arg)
+{
+	struct watcher *w = arg;
+
+	evhttp_connection_set_closecb(conn, NULL, NULL);
+	stream_unfollow(w->api->c.stream, w->follower);
+	free(w);
+}
+
+static int set_bit(uint32_t *mask, const struct names *names, const char *value)
+{
+	int i = names_parse(names, value);
+
+	if (i < 0)
+		return i;
+	*mask |= 1u << i;
+	return 0;
+}
+
+static int parse_filter(const struct evkeyvalq *query, struct stream_filter *f, size_t *last,
+	bool *follow, const char **bad)
+{
+	const struct evkeyval *q;
+	uint64_t number;
+	int err;
+
+	TAILQ_FOREACH (q, query, next) {
+		*bad = q->key;
+		if (strcmp(q->key, "type") == 0) {
+			err = set_bit(&f->types, &shown_event_type_names, q->value);
+		} else if (strcmp(q->key, "phase") == 0) {
+			err = set_bit(&f->phases, &phase_names, q->value);
+		} else if (strcmp(q->key, "verdict") == 0) {
+			err = set_bit(&f->verdicts, &shown_verdict_names, q->value);
+		} else if (strcmp(q->key, "pid") == 0) {
+			err = parse_u64(q->value, &number);
+			if (!err && (number < 1 || number > PID_MAX || f->n_pids == STREAM_FILTER_PIDS))
+				err = -ERANGE;
+			if (!err)
+				f->pids[f->n_pids++] = number;
+		} else if (strcmp(q->key, "last") == 0) {
+			err = parse_u64(q->value, &number);
+			if (!err)
+				*last = number;
+		} else if (strcmp(q->key, "follow") == 0) {
+			err = 0;
+			*follow = strcmp(q->value, "1") == 0;
+		} else {
+			err = -ENOENT;
+		}
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static void get_events(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *recent = evbuffer_new();
+	struct evhttp_connection *conn = evhttp_request_get_connection(req);
+	struct stream_filter filter = { 0 };
+	size_t last = SIZE_MAX;
+	const char *bad = "";
+	struct watcher *w;
+	bool follow = false;
+	int err;
+
+	err = parse_filter(query, &filter, &last, &follow, &bad);
+	if (err) {
+		reply_error(req, 400,
+			"query parameter \"%.40s\" is unknown or has a value that is not allowed; "
+			"use follow=1, last=N, type, phase, verdict, pid", bad);
+		return;
+	}
+	if (!recent) {
+		evhttp_send_reply(req, 500, NULL, NULL);
+		return;
+	}
+	if (!follow || last != SIZE_MAX)
+		stream_recent(api->c.stream, &filter, last, recent);
+	if (!follow) {
+		reply(req, 200, "application/x-ndjson", recent);
+		return;
+	}
+	w = calloc(1, sizeof(*w));
+	if (!w || stream_follow(api->c.stream, &filter, watcher_send, watcher_backlog, w,
+			  &w->follower) < 0) {
+		free(w);
+		evhttp_send_reply(req, 500, NULL, NULL);
+		return;
+	}
+	w->api = api;
+	w->req = req;
+	evhttp_connection_set_closecb(conn, watcher_closed, w);
+	evhttp_connection_set_timeout(conn, 0); /* silence is no failure here */
+	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type",
+		"application/x-ndjson");
+	evhttp_send_reply_start(req, 200, NULL);
+	evhttp_send_reply_chunk(req, recent);
+}
+
+/* ---- GET the rest ---- */
+
+struct listing {
+	struct json_out *j;
+	const struct subjects *subjects;
+	uint64_t now_ns;
+};
+
+static void list_subject(const struct subject *s, void *arg)
+{
+	struct listing *l = arg;
+	const struct pw_declaration *d = &s->now;
+	__u64 drain_ns = d->entered_ns[PW_DRAIN - 1] ? d->entered_ns[PW_DRAIN - 1] : d->since_ns;
+	struct pw_stats stats = { 0 };
+
+	subjects_stats(l->subjects, s, &stats);
+	json_open(l->j, NULL, '{');
+	event_write_subject(l->j, &s->key, d->epoch, d->source, s->name);
+	json_str(l->j, "phase", phase_name(d->phase));
+	if (d->since_ns && l->now_ns >= d->since_ns)
+		json_u64(l->j, "phase_age_ns", l->now_ns - d->since_ns);
+	if (d->reason[0])
+		json_strn(l->j, "reason", d->reason, strnlen(d->reason, sizeof(d->reason)));
+	json_i64(l->j, "members", stats.members);
+	json_i64(l->j, "inflight", stats.inflight);
+	json_u64(l->j, "accepts", stats.accepts);
+	json_u64(l->j, "accepts_misrouted", stats.accepts_misrouted);
+	json_u64(l->j, "connects", stats.connects);
+	json_u64(l->j, "connects_misrouted", stats.connects_misrouted);
+	if (d->phase >= PW_DRAIN && stats.last_misrouted_ns > drain_ns)
+		json_u64(l->j, "settle_ns", stats.last_misrouted_ns - drain_ns);
+	json_close(l->j, '}');
+}
+
+static void get_subjects(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+	struct listing l = { &j, api->c.subjects, clock_boot_ns() };
+
+	json_open(&j, NULL, '{');
+	json_u64(&j, "schema", 1);
+	json_str(&j, "node", api->c.node);
+	json_open(&j, "subjects", '[');
+	subjects_for_each(api->c.subjects, list_subject, &l);
+	json_close(&j, ']');
+	json_close(&j, '}');
+	json_raw(&j, "\n", 1);
+	reply_json(req, 200, &j);
+}
+
+static void get_metrics(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+
+	if (!body || metrics_write(body, api->c.kernel, api->c.subjects) < 0)
+		evhttp_send_reply(req, 500, NULL, NULL);
+	else
+		reply(req, 200, METRICS_CONTENT_TYPE, body);
+}
+
+static void get_healthz(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+
+	evbuffer_add(body, "ok\n", 3);
+	reply(req, 200, "text/plain", body);
+}
+
+/* ---- routes ---- */
+
+static const struct route {
+	enum evhttp_cmd_type method;
+	const char *path;
+	bool unix_only;
+	void (*serve)(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query);
+} routes[] = {
+	{ EVHTTP_REQ_PUT, "/v1/phase", true, put_phase },
+	{ EVHTTP_REQ_GET, "/v1/events", false, get_events },
+	{ EVHTTP_REQ_GET, "/v1/subjects", false, get_subjects },
+	{ EVHTTP_REQ_GET, "/metrics", false, get_metrics },
+	{ EVHTTP_REQ_GET, "/healthz", false, get_healthz },
+};
+
+static bool over_unix(struct evhttp_request *req)
+{
+	struct sockaddr_storage addr = { 0 };
+	socklen_t len = sizeof(addr);
+
+	return getsockname(request_fd(req), (struct sockaddr *)&addr, &len) == 0 &&
+	       addr.ss_family == AF_UNIX;
+}
+
+static void serve(struct evhttp_request *req, void *arg)
+{
+	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
+	const char *path = evhttp_uri_get_path(uri), *query_text = evhttp_uri_get_query(uri);
+	struct evkeyvalq query = TAILQ_HEAD_INITIALIZER(query);
+	const struct route *r = NULL;
+	struct api *api = arg;
+	bool path_known = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
+		if (path && strcmp(path, routes[i].path) == 0) {
+			path_known = true;
+			if (evhttp_request_get_command(req) == routes[i].method)
+				r = &routes[i];
+		}
+	if (!r) {
+		reply_error(req, path_known ? 405 : 404,
+			path_known ? "this is not how %.80s is used" :
+				     "there is no %.80s; try /metrics, /healthz, /v1/events, /v1/subjects",
+			path ? path : "");
+	} else if (r->unix_only && !over_unix(req)) {
+		reply_error(req, 403, "%s is served on the Unix socket only", r->path);
+	} else if (query_text && evhttp_parse_query_str(query_text, &query) < 0) {
+		reply_error(req, 400, "the query string is malformed");
+	} else {
+		api->c.catch_up(api->c.arg);
+		r->serve(api, req, &query);
+	}
+	evhttp_clear_headers(&query);
+}
+
+/* ---- sockets ---- */
+
+/* True if somebody answers there: then it is not ours to replace. */
+static bool is_served(const struct sockaddr_un *addr)
+{
+	_cleanup_(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0;
+}
+
+static int make_parent(const char *path)
+{
+	char dir[PATH_MAX], *slash;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	slash = strrchr(dir, '/');
+	if (!slash || slash == dir)
+		return 0;
+	*slash = '\0';
+	return mkdir(dir, 0755) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int listen_unix(struct api *api, const char *path, char *why, size_t len)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	_cleanup_(closep) int fd = -1;
+	struct stat st;
+	int err;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return fail(why, len, -ENAMETOOLONG, "socket path %s is longer than %zu bytes",
+			path, sizeof(addr.sun_path) - 1);
+	strcpy(addr.sun_path, path);
+	if (is_served(&addr))
+		return fail(why, len, -EADDRINUSE, "another daemon serves %s", path);
+	err = make_parent(path);
+	if (err)
+		return fail(why, len, err, "cannot make the directory of %s: %s", path,
+			strerror(-err));
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return fail(why, len, -errno, "cannot listen on %s: %s", path, strerror(errno));
+	/* Everybody may ask; what each may declare is decided for each request. */
+	if (chmod(path, 0666) < 0 || lstat(path, &st) < 0 || listen(fd, BACKLOG) < 0) {
+		err = -errno;
+		unlink(path);
+		return fail(why, len, err, "cannot listen on %s: %s", path, strerror(-err));
+	}
+	api->socket_path = strdup(path);
+	api->socket_dev = st.st_dev;
+	api->socket_ino = st.st_ino;
+	if (!api->socket_path || evhttp_accept_socket(api->http, fd) < 0) {
+		unlink(path);
+		return fail(why, len, -ENOMEM, "out of memory");
+	}
+	fd = -1;
+	return 0;
+}
+
+static int listen_tcp(struct api *api, const char *where, char *why, size_t len)
+{
+	struct sockaddr_storage addr;
+	int addr_len = sizeof(addr), one = 1;
+	_cleanup_(closep) int fd = -1;
+
+	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &addr_len) < 0)
+		return fail(why, len, -EINVAL,
+			"--listen %s is no ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464", where);
+	fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return fail(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0 || listen(fd, BACKLOG) < 0)
+		return fail(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+	if (evhttp_accept_socket(api->http, fd) < 0)
+		return fail(why, len, -ENOMEM, "out of memory");
+	fd = -1;
+	return 0;
+}
+
+int api_new(struct api **ret, const struct api_context *context, const char *socket_path,
+	const char *listen_on, char *why, size_t len)
+{
+	struct api *api = calloc(1, sizeof(*api));
+	int err = -ENOMEM;
+
+	if (!api)
+		return fail(why, len, -ENOMEM, "out of memory");
+	api->c = *context;
+	api->http = evhttp_new(context->base);
+	if (api->http) {
+		evhttp_set_max_headers_size(api->http, MAX_HEADERS);
+		evhttp_set_max_body_size(api->http, MAX_BODY);
+		evhttp_set_timeout(api->http, IDLE_SECONDS);
+		evhttp_set_allowed_methods(api->http, EVHTTP_REQ_GET | EVHTTP_REQ_PUT);
+		evhttp_set_gencb(api->http, serve, api);
+		err = listen_unix(api, socket_path, why, len);
+		if (!err && *listen_on)
+			err = listen_tcp(api, listen_on, why, len);
+	}
+	if (err) {
+		api_free(api);
+		return err;
+	}
+	*ret = api;
+	return 0;
+}
+
+void api_free(struct api *api)
+{
+	struct stat st;
+
+	if (!api)
+		return;
+	/* a successor may have made its own there already */
+	if (api->socket_path && lstat(api->socket_path, &st) == 0 && st.st_dev == api->socket_dev &&
+		st.st_ino == api->socket_ino)
+		unlink(api->socket_path);
+	free(api->socket_path);
+	if (api->http)
+		evhttp_free(api->http); /* closes the connections, which ends their watchers */
+	free(api);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The HTTP API: on the Unix socket for reading and declaring, on TCP for reading. Who declares is
+ * what the kernel says of the socket's other end, never what the request says.
+ */
+#ifndef PW_API_H
+#define PW_API_H
+
+#include <event2/event.h>
+
+#include "kernel.h"
+#include "stream.h"
+#include "subjects.h"
+
+struct api;
+
+struct api_context {
+	struct event_base *base;
+	struct kernel *kernel;
+	struct subjects *subjects;
+	struct stream *stream;
+	const char *node;
+	/* Brings the stream up to date with the kernel half before an answer is made. */
+	void (*catch_up)(void *arg);
+	void *arg;
+};
+
+/* `socket` is a path; `listen` is ADDR:PORT, "" for none. On failure `why` has a sentence. */
+int api_new(struct api **ret, const struct api_context *context, const char *socket,
+	const char *listen, char *why, size_t why_len);
+/* Removes the socket as well. */
+void api_free(struct api *api);
+
+/* May the process at the other end declare for `pid`? Exposed for tests. */
+bool api_may_declare(pid_t peer, uid_t uid, pid_t pid);
+
+#endif /* PW_API_H */

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* The daemon: one loop over the ring buffer, the API's sockets, timers and signals. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+#include <bpf/libbpf.h>
+#include <event2/event.h>
+
+#include "api.h"
+#include "clock.h"
+#include "commands.h"
+#include "kernel.h"
+#include "names.h"
+#include "proc.h"
+#include "stream.h"
+#include "subjects.h"
+#include "util.h"
+
+/*
+ * The kernel half wakes the daemon once; from then on it looks by itself, every POLL_MS, until a
+ * look finds nothing. A ring of 4 MiB takes a storm of 2 million records a second that long.
+ */
+#define POLL_MS 10
+#define RECONCILE_MS 1000
+#define BATCH 4096 /* records between two looks at the sockets */
+
+struct run_options {
+	const char *socket;
+	const char *listen;
+	const char *pin_dir;
+	uint64_t grace_ns;
+};
+
+static const struct opt run_table[] = {
+	OPT_SOCKET(struct run_options, socket),
+	OPT_STRING(struct run_options, listen, .name = "listen", .metavar = "ADDR:PORT",
+		.fallback = "127.0.0.1:9464",
+		.help = "serve metrics and events, read only, over TCP; \"\" for not at all"),
+	OPT_STRING(struct run_options, pin_dir, .name = "pin-dir", .metavar = "DIR", .min = 1,
+		.max = 255, .fallback = PW_PIN_DIR, .help = "pin maps and links here"),
+	OPT_DURATION(struct run_options, grace_ns, .name = "grace", .metavar = "TIME",
+		.fallback = "0", .max = 3600 * NS_PER_S,
+		.help = "arrivals this soon after DRAIN are still expected"),
+	OPT_END,
+};
+
+const struct opts_spec run_spec = {
+	.name = "run",
+	.summary = "observe this host and serve events, metrics and declarations",
+	.details = "Stopped by SIGTERM or SIGINT. The kernel half goes on counting then, and the next "
+		   "run takes over; 'phasewatch unload' removes it.",
+	.options = run_table,
+};
+
+struct daemon {
+	struct event_base *base;
+	struct event *wake, *poll, *reconcile, *term, *interrupt;
+	struct kernel *kernel;
+	struct ring_buffer *ring;
+	struct proc_names *names;
+	struct subjects *subjects;
+	struct stream *stream;
+	struct api *api;
+	struct pw_counters counters; /* as of the last look */
+	uint64_t realtime_offset_ns;
+	unsigned int batch;
+	char node[256];
+};
+
+static void publish(struct daemon *d, struct event *e, const char *subject)
+{
+	const struct pw_process *p = event_process(e);
+	struct event_names names = { .node = d->node, .subject = subject,
+		.realtime_offset_ns = d->realtime_offset_ns };
+
+	if (p) {
+		names.exe = proc_names_exe(d->names, p);
+		names.cgroup = proc_names_cgroup(d->names, p->cgroup_id);
+	}
+	e->seq = d->kernel->control->seq++;
+	if (stream_publish(d->stream, e, &names) < 0)
+		log_error("out of memory: event %llu is not shown", (unsigned long long)e->seq);
+}
+
+static int on_record(void *arg, void *data, size_t size)
+{
+	const struct subject *subject;
+	struct daemon *d = arg;
+	struct event e;
+
+	if (event_decode(data, size, &e) < 0) {
+		log_error("the kernel half sent a record of %zu bytes that is none", size);
+		return 0;
+	}
+	if (e.type == PW_EV_FORK) {
+		proc_names_forked(d->names, &e.task.process);
+	} else if (e.type == PW_EV_EXEC) {
+		proc_names_executed(d->names, &e.task.process);
+	} else {
+		subject = subjects_find(d->subjects, &event_verdict_on(&e)->key);
+		publish(d, &e, subject ? subject->name : NULL);
+	}
+	return ++d->batch < BATCH ? 0 : -EAGAIN;
+}
+
+static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
+{
+	struct event e = { .type = PW_EV_PHASE, .time_ns = clock_boot_ns(), .phase = *p };
+	struct daemon *d = arg;
+
+	publish(d, &e, s->name);
+	stream_flush(d->stream);
+}
+
+/* A `lost` event stands in the stream for as many sequence numbers as it counts. */
+static void tell_lost(struct daemon *d, const __u64 now[PW_EV_TYPES], const __u64 before[PW_EV_TYPES],
+	const char *stage)
+{
+	struct event e = { .type = PW_EV_LOST, .time_ns = clock_boot_ns(),
+		.lost = { .stage = stage } };
+
+	for (size_t t = 0; t < PW_EV_TYPES; t++) {
+		e.lost.by_type[t] = now[t] - before[t];
+		e.lost.count += e.lost.by_type[t];
+	}
+	if (!e.lost.count)
+		return;
+	publish(d, &e, NULL);
+	d->kernel->control->seq += e.lost.count - 1;
+}
+
+static void look_for_losses(struct daemon *d)
+{
+	struct pw_counters now;
+
+	if (kernel_read_counters(d->kernel, &now) < 0)
+		return;
+	tell_lost(d, now.lost_ring, d->counters.lost_ring, "ring");
+	tell_lost(d, now.lost_map, d->counters.lost_map, "map");
+	d->counters = now;
+}
+
+/* Returns whether there was anything. */
+static bool drain(struct daemon *d)
+{
+	d->realtime_offset_ns = clock_ns(CLOCK_REALTIME) - clock_boot_ns();
+	d->batch = 0;
+	ring_buffer__consume(d->ring);
+	if (!d->batch)
+		return false;
+	look_for_losses(d);
+	stream_flush(d->stream);
+	return true;
+}
+
+static void poll_soon(struct daemon *d)
+{
+	static const struct timeval soon = { .tv_usec = POLL_MS * 1000 }, now = { 0 };
+
+	event_add(d->poll, d->batch < BATCH ? &soon : &now);
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	d->kernel->control->waiting = 0;
+	drain(d);
+	poll_soon(d);
+}
+
+static void on_poll(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	if (!drain(d)) {
+		__atomic_store_n(&d->kernel->control->waiting, 1, __ATOMIC_SEQ_CST);
+		if (!drain(d)) /* what came before the kernel half could know */
+			return;
+		d->kernel->control->waiting = 0;
+	}
+	poll_soon(d);
+}
+
+static void on_reconcile(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+	int err;
+
+	drain(d);
+	err = subjects_reconcile(d->subjects);
+	if (err)
+		log_error("cannot compare with pw_phases: %s", strerror(-err));
+	look_for_losses(d);
+	stream_flush(d->stream);
+}
+
+static void catch_up(void *arg)
+{
+	drain(arg);
+}
+
+static void on_stop(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	event_base_loopbreak(d->base);
+}
+
+static int start_loop(struct daemon *d)
+{
+	static const struct timeval reconcile = { .tv_sec = RECONCILE_MS / 1000 };
+	int fd;
+
+	d->ring = ring_buffer__new(d->kernel->events, on_record, d, NULL);
+	if (!d->ring)
+		return -errno;
+	fd = ring_buffer__epoll_fd(d->ring);
+	d->wake = event_new(d->base, fd, EV_READ | EV_PERSIST | EV_ET, on_wake, d);
+	d->poll = evtimer_new(d->base, on_poll, d);
+	d->reconcile = event_new(d->base, -1, EV_PERSIST, on_reconcile, d);
+	d->term = evsignal_new(d->base, SIGTERM, on_stop, d);
+	d->interrupt = evsignal_new(d->base, SIGINT, on_stop, d);
+	if (!d->wake || !d->poll || !d->reconcile || !d->term || !d->interrupt)
+		return -ENOMEM;
+	event_add(d->wake, NULL);
+	event_add(d->reconcile, &reconcile);
+	event_add(d->term, NULL);
+	event_add(d->interrupt, NULL);
+	poll_soon(d); /* records may wait from before */
+	return 0;
+}
+
+static void event_freep(struct event **e)
+{
+	if (*e)
+		event_free(*e);
+}
+
+static void daemon_stop(struct daemon *d)
+{
+	api_free(d->api);
+	event_freep(&d->wake);
+	event_freep(&d->poll);
+	event_freep(&d->reconcile);
+	event_freep(&d->term);
+	event_freep(&d->interrupt);
+	ring_buffer__free(d->ring);
+	subjects_free(d->subjects);
+	stream_free(d->stream);
+	proc_names_free(d->names);
+	if (d->base)
+		event_base_free(d->base);
+	if (d->kernel)
+		d->kernel->control->waiting = 0;
+	kernel_free(d->kernel);
+}
+
+static int daemon_start(struct daemon *d, const struct run_options *o, char *why, size_t len)
+{
+	struct api_context context;
+	int err;
+
+	if (gethostname(d->node, sizeof(d->node) - 1) < 0)
+		strcpy(d->node, "localhost");
+	if (getenv("NODE_NAME"))
+		snprintf(d->node, sizeof(d->node), "%s", getenv("NODE_NAME"));
+	err = kernel_open(&d->kernel, o->pin_dir, why, len);
+	if (err)
+		return err;
+	d->kernel->control->grace_ns = o->grace_ns;
+	kernel_read_counters(d->kernel, &d->counters);
+
+	snprintf(why, len, "out of memory");
+	d->base = event_base_new();
+	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
+		subjects_new(&d->subjects, d->kernel, d->names, on_phase, d) < 0 ||
+		start_loop(d) < 0)
+		return -ENOMEM;
+	err = subjects_reconcile(d->subjects);
+	if (err) {
+		snprintf(why, len, "cannot read pw_phases: %s", strerror(-err));
+		return err;
+	}
+	context = (struct api_context){ d->base, d->kernel, d->subjects, d->stream, d->node,
+		catch_up, d };
+	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
+	if (err)
+		return err;
+	return kernel_pin(d->kernel, why, len);
+}
+
+static void tell_started(const struct daemon *d, const struct run_options *o)
+{
+	for (size_t i = 0; i < d->kernel->n_hooks; i++)
+		if (d->kernel->hooks[i].error && !d->kernel->hooks[i].superseded)
+			log_info("%s is off (%s): %s", d->kernel->hooks[i].attaches_to,
+				strerror(-d->kernel->hooks[i].error), d->kernel->hooks[i].without);
+	if (d->kernel->replaced)
+		log_warning("replaced the pins of another version in %s: its declarations and counters are gone",
+			o->pin_dir);
+	log_info("observing %s%s; socket %s, pins %s%s%s", d->node,
+		d->kernel->took_over ? " (took over)" : "", o->socket, o->pin_dir,
+		*o->listen ? ", http://" : "", o->listen);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct run_options o = { 0 };
+	struct daemon d = { 0 };
+	struct opts_args args;
+	char why[512];
+	int code;
+
+	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
+		return code;
+	signal(SIGPIPE, SIG_IGN);
+	if (daemon_start(&d, &o, why, sizeof(why)) < 0) {
+		log_error("%s", why);
+		daemon_stop(&d);
+		return PW_EXIT_FAILED;
+	}
+	tell_started(&d, &o);
+	event_base_dispatch(d.base);
+	log_info("stopped; the kernel half goes on counting ('phasewatch unload%s%s' removes it)",
+		strcmp(o.pin_dir, PW_PIN_DIR) ? " --pin-dir " : "",
+		strcmp(o.pin_dir, PW_PIN_DIR) ? o.pin_dir : "");
+	daemon_stop(&d);
+	return PW_EXIT_DONE;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Events: from ring-buffer records to lines of JSON. Both steps are pure. */
+#ifndef PW_EVENT_H
+#define PW_EVENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bpf/abi.h"
+#include "json_out.h"
+
+struct event_phase {
+	struct pw_subject_key key;
+	struct pw_declaration now;
+	uint32_t from; /* enum pw_phase */
+	const char *by_comm; /* NULL: not known */
+};
+
+struct event_lost {
+	const char *stage;
+	uint64_t by_type[PW_EV_TYPES];
+	uint64_t count;
+};
+
+struct event {
+	enum pw_event_type type;
+	uint64_t seq;
+	uint64_t time_ns; /* CLOCK_BOOTTIME */
+	union {
+		struct pw_conn_record conn;
+		struct pw_exit_record exit;
+		struct pw_task_record task;
+		struct event_phase phase;
+		struct event_lost lost;
+	};
+};
+
+/* What an event does not know itself; NULL: not known. */
+struct event_names {
+	const char *node;
+	const char *subject;
+	const char *exe;
+	const char *cgroup;
+	uint64_t realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME */
+};
+
+/*
+ * Checks length, then declared size, then type, then the values that are used as indices. -EPROTO:
+ * not a record of this ABI. `seq` is left 0.
+ */
+int event_decode(const void *data, size_t size, struct event *ret);
+
+/* Appends the event as one line, '\n' included. */
+void event_write(struct json_out *j, const struct event *e, const struct event_names *names);
+
+/* The one of the event's own, or NULL: of `lost` and `phase` events. */
+const struct pw_process *event_process(const struct event *e);
+const struct pw_verdict_on *event_verdict_on(const struct event *e);
+
+/* The `subject` object, used by the other answers of the API as well. */
+void event_write_subject(struct json_out *j, const struct pw_subject_key *key, uint64_t epoch,
+	uint32_t source, const char *name);
+
+#endif /* PW_EVENT_H */

@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <bpf/bpf.h>
+#include <bpf/btf.h>
+#include <bpf/libbpf.h>
+#include <linux/magic.h>
+
+#include "kernel.h"
+#include "mounts.h"
+#include "pw.skel.h"
+#include "util.h"
+
+#define MEMBERS_OUT_MAX 65536
+
+/*
+ * What each program is for. `needs` is the tracepoint's type in the kernel's BTF; where it is
+ * missing, the program is not loaded. Where a required one cannot be had, nothing starts.
+ */
+static const struct hook_spec {
+	const char *program;
+	const char *attaches_to;
+	enum hook_kind kind;
+	bool required;
+	const char *needs;
+	const char *serves;
+	const char *without;
+	int accept_params; /* of inet_csk_accept, for the variant that fits */
+} specs[] = {
+	{ "pw_sockops", "sockops", HOOK_CGROUP, true, NULL,
+		"arrivals, listeners, connects and their results, exactly", "nothing works" },
+	{ "pw_sock_release", "cgroup/sock_release", HOOK_CGROUP, true, NULL,
+		"the last close; accepts that nothing else saw", "nothing works" },
+	{ "pw_getpeername4", "cgroup/getpeername4", HOOK_CGROUP, true, NULL,
+		"accept(), IPv4, exactly", "nothing works" },
+	{ "pw_getpeername6", "cgroup/getpeername6", HOOK_CGROUP, true, NULL,
+		"accept(), IPv6, exactly", "nothing works" },
+	{ "pw_accept", "fexit/inet_csk_accept", HOOK_TRACING, false, NULL,
+		"accept() with a NULL address, at once",
+		"such accepts are seen at the first read or write, at the latest at the close", 2 },
+	{ "pw_accept_6_9", "fexit/inet_csk_accept", HOOK_TRACING, false, NULL,
+		"accept() with a NULL address, at once",
+		"such accepts are seen at the first read or write, at the latest at the close", 4 },
+	{ "pw_first_recv", "tp_btf/sock_recv_length", HOOK_ON_DEMAND, false,
+		"btf_trace_sock_recv_length", "accept() with a NULL address, at the first read",
+		"such accepts are seen at the close" },
+	{ "pw_first_send", "tp_btf/sock_send_length", HOOK_ON_DEMAND, false,
+		"btf_trace_sock_send_length", "accept() with a NULL address, at the first write",
+		"such accepts are seen at the close" },
+	{ "pw_process_fork", "tp_btf/sched_process_fork", HOOK_TRACING, true,
+		"btf_trace_sched_process_fork", "new processes of a subject", "nothing works" },
+	{ "pw_process_exec", "tp_btf/sched_process_exec", HOOK_TRACING, false,
+		"btf_trace_sched_process_exec", "programs' names",
+		"the name of a program that was replaced is the old one's" },
+	{ "pw_process_exit", "tp_btf/sched_process_exit", HOOK_TRACING, true,
+		"btf_trace_sched_process_exit", "exit events", "nothing works" },
+	{ "pw_process_free", "tp_btf/sched_process_free", HOOK_TRACING, true,
+		"btf_trace_sched_process_free", "the end of a membership", "nothing works" },
+	{ "pw_adopt", "iter/task", HOOK_ITERATOR, true, NULL,
+		"processes older than their subject's declaration", "nothing works" },
+	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, true, NULL,
+		"sockets older than the declaration", "nothing works" },
+};
+
+_Static_assert(ARRAY_SIZE(specs) <= KERNEL_HOOKS_MAX, "room for every hook");
+
+struct kernel_private {
+	struct pw_bpf *skel; /* NULL after a take-over */
+	struct bpf_link *links[ARRAY_SIZE(specs)];
+	int progs[ARRAY_SIZE(specs)]; /* of on-demand programs and iterators */
+	int armed[ARRAY_SIZE(specs)]; /* link file descriptors, -1: not attached */
+	char *pin_dir;
+	int lock;
+	bool made_dir;
+	bool fexit;
+};
+
+static int fail(char *why, size_t len, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+static int fail(char *why, size_t len, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, len, fmt, args);
+	va_end(args);
+	return err < 0 ? err : -EINVAL;
+}
+
+static int quiet(enum libbpf_print_level level, const char *fmt, va_list args)
+{
+	if (log_level < LOG_LEVEL_DEBUG)
+		return 0;
+	return vfprintf(stderr, fmt, args);
+}
+
+static __u64 object_id(void)
+{
+	const unsigned char *data;
+	__u64 hash = 0xcbf29ce484222325ULL; /* FNV-1a */
+	size_t size, i;
+
+	data = pw_bpf__elf_bytes(&size);
+	for (i = 0; i < size; i++)
+		hash = (hash ^ data[i]) * 0x100000001b3ULL;
+	return hash;
+}
+
+/* ---- what this kernel allows ---- */
+
+/*
+ * Some kernels refuse trampolines although everything else loads, and only say so at the load. The
+ * number of inet_csk_accept's parameters tells which of the two variants fits. The answer is a
+ * count, or a negative errno.
+ */
+static int probe_fexit(const struct btf *btf)
+{
+	static const struct bpf_insn insns[] = {
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = BPF_TRACE_FEXIT);
+	_cleanup_(closep) int prog = -1, link = -1;
+	const struct btf_type *type;
+	int id;
+
+	id = btf__find_by_name_kind(btf, "inet_csk_accept", BTF_KIND_FUNC);
+	if (id < 0)
+		return id;
+	opts.attach_btf_id = id;
+	prog = bpf_prog_load(BPF_PROG_TYPE_TRACING, "pw_probe", "GPL", insns, ARRAY_SIZE(insns),
+		&opts);
+	if (prog < 0)
+		return prog;
+	/* arm64 before 6.4 loads it and refuses the attachment */
+	link = bpf_raw_tracepoint_open(NULL, prog);
+	if (link < 0)
+		return link;
+	type = btf__type_by_id(btf, id);
+	type = btf__type_by_id(btf, type->type);
+	return btf_vlen(type);
+}
+
+static void btf_freep(struct btf **btf)
+{
+	btf__free(*btf);
+}
+
+static int choose_programs(struct kernel *k, char *why, size_t len)
+{
+	struct kernel_private *p = k->private;
+	_cleanup_(btf_freep) struct btf *btf = NULL;
+	int params;
+
+	btf = btf__load_vmlinux_btf();
+	if (!btf)
+		return fail(why, len, -errno,
+			"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which CO-RE needs");
+	params = probe_fexit(btf);
+	p->fexit = params > 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		const struct hook_spec *s = &specs[i];
+		struct bpf_program *prog;
+		int err = 0;
+
+		if (s->needs && btf__find_by_name_kind(btf, s->needs, BTF_KIND_TYPEDEF) < 0)
+			err = -ENOENT;
+		else if (s->kind == HOOK_TRACING && s->accept_params) {
+			err = params < 0 ? params : params == s->accept_params ? 0 : -ENOENT;
+			k->hooks[i].superseded = params == 4 ? s->accept_params == 2 :
+							       s->accept_params == 4;
+		}
+		if (err && s->required)
+			return fail(why, len, err, "this kernel has no %s, which is needed for %s",
+				s->attaches_to, s->serves);
+		k->hooks[i].error = err;
+		prog = bpf_object__find_program_by_name(p->skel->obj, s->program);
+		bpf_program__set_autoload(prog, !err);
+	}
+	return 0;
+}
+
+/* ---- a fresh start ---- */
+
+static const char *missing_rights(char *buf, size_t len)
+{
+	static const struct {
+		int bit;
+		const char *name;
+	} needed[] = { { 39, "CAP_BPF" }, { 38, "CAP_PERFMON" }, { 12, "CAP_NET_ADMIN" } };
+	_cleanup_(fclosep) FILE *f = fopen("/proc/self/status", "re");
+	unsigned long long have = 0;
+	char line[256];
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "CapEff: %llx", &have) == 1)
+			break;
+	buf[0] = '\0';
+	if (have >> 21 & 1) /* CAP_SYS_ADMIN stands for the first two */
+		have |= 1ULL << 39 | 1ULL << 38;
+	for (size_t i = 0; i < ARRAY_SIZE(needed); i++)
+		if (!(have >> needed[i].bit & 1))
+			snprintf(buf + strlen(buf), len - strlen(buf), "%s%s", *buf ? ", " : "",
+				needed[i].name);
+	return buf;
+}
+
+static int attach(struct kernel *k, char *why, size_t len)
+{
+	struct kernel_private *p = k->private;
+	_cleanup_(closep) int cgroup = -1;
+
+	cgroup = mounts_open_cgroup2();
+	if (cgroup < 0)
+		return fail(why, len, cgroup, "cannot open the cgroup2 root: %s",
+			strerror(-cgroup));
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		const struct hook_spec *s = &specs[i];
+		struct bpf_program *prog;
+
+		if (k->hooks[i].error)
+			continue;
+		prog = bpf_object__find_program_by_name(p->skel->obj, s->program);
+		if (s->kind == HOOK_ON_DEMAND || s->kind == HOOK_ITERATOR) {
+			p->progs[i] = fcntl(bpf_program__fd(prog), F_DUPFD_CLOEXEC, 3);
+			continue;
+		}
+		p->links[i] = s->kind == HOOK_CGROUP ? bpf_program__attach_cgroup(prog, cgroup) :
+						       bpf_program__attach(prog);
+		if (p->links[i])
+			continue;
+		k->hooks[i].error = -errno;
+		if (s->required)
+			return fail(why, len, -errno, "cannot attach %s to %s: %s", s->program,
+				s->attaches_to, strerror(errno));
+	}
+	return 0;
+}
+
+static int load(struct kernel *k, char *why, size_t len)
+{
+	struct kernel_private *p = k->private;
+	char missing[64];
+	int err;
+
+	p->skel = pw_bpf__open();
+	if (!p->skel)
+		return fail(why, len, -errno, "cannot open the BPF object: %s", strerror(errno));
+	missing_rights(missing, sizeof(missing));
+	if (*missing)
+		return fail(why, len, -EPERM,
+			"not allowed to load BPF programs: missing %s; run it as root or with these capabilities",
+			missing);
+	err = choose_programs(k, why, len);
+	if (err)
+		return err;
+	err = pw_bpf__load(p->skel);
+	if (err)
+		return fail(why, len, err,
+			"the kernel refused the BPF programs: %s (PHASEWATCH_DEBUG=1 shows its log)",
+			strerror(-err));
+	k->phases = bpf_map__fd(p->skel->maps.pw_phases);
+	k->members = bpf_map__fd(p->skel->maps.pw_members);
+	k->stats = bpf_map__fd(p->skel->maps.pw_stats);
+	k->counters = bpf_map__fd(p->skel->maps.pw_counters);
+	k->events = bpf_map__fd(p->skel->maps.pw_events);
+	return attach(k, why, len);
+}
+
+static int map_control(struct kernel *k, int fd)
+{
+	void *page = mmap(NULL, sizeof(*k->control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (page == MAP_FAILED)
+		return -errno;
+	k->control = page;
+	return 0;
+}
+
+/* ---- pins ---- */
+
+static const struct {
+	const char *name;
+	size_t fd; /* its place in struct kernel */
+} pinned_maps[] = {
+	{ "pw_phases", offsetof(struct kernel, phases) },
+	{ "pw_members", offsetof(struct kernel, members) },
+	{ "pw_stats", offsetof(struct kernel, stats) },
+	{ "pw_counters", offsetof(struct kernel, counters) },
+	{ "pw_events", offsetof(struct kernel, events) },
+};
+
+static int *map_fd(struct kernel *k, size_t i)
+{
+	return (int *)((char *)k + pinned_maps[i].fd);
+}
+
+static void pin_path(char *buf, size_t len, const char *dir, const char *sub, const char *name)
+{
+	snprintf(buf, len, "%s/%s%s%s", dir, sub, *sub ? "/" : "", name);
+}
+
+static int remove_entries(const char *dir, const char *sub, bool *removed)
+{
+	char path[PATH_MAX];
+	struct dirent *e;
+	DIR *d;
+
+	pin_path(path, sizeof(path), dir, sub, "");
+	d = opendir(path);
+	if (!d)
+		return errno == ENOENT ? 0 : -errno;
+	while ((e = readdir(d))) {
+		/* what is not ours stays */
+		if (strncmp(e->d_name, "pw_", 3) != 0)
+			continue;
+		pin_path(path, sizeof(path), dir, sub, e->d_name);
+		if (unlink(path) == 0)
+			*removed = true;
+	}
+	closedir(d);
+	if (*sub) {
+		pin_path(path, sizeof(path), dir, sub, "");
+		rmdir(path);
+	}
+	return 0;
+}
+
+static int remove_pins(const char *dir, bool *removed)
+{
+	int err = remove_entries(dir, "links", removed);
+
+	if (!err)
+		err = remove_entries(dir, "progs", removed);
+	if (!err)
+		err = remove_entries(dir, "", removed);
+	return err;
+}
+
+static int lock_dir(const char *dir, char *why, size_t len)
+{
+	_cleanup_(closep) int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct statfs fs;
+
+	if (fd < 0)
+		return fail(why, len, -errno, "cannot open pin directory %s: %s", dir,
+			strerror(errno));
+	if (fstatfs(fd, &fs) < 0 || (unsigned long)fs.f_type != BPF_FS_MAGIC)
+		return fail(why, len, -EINVAL,
+			"pin directory %s is not on a BPF file system; choose one below /sys/fs/bpf",
+			dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return fail(why, len, errno == EWOULDBLOCK ? -EBUSY : -errno,
+			"another phasewatch daemon is running on %s", dir);
+	return TAKE_FD(fd);
+}
+
+/* 0: taken over; -ENOENT: nothing there; -ESTALE: something else, or only part of it. */
+static int take_over(struct kernel *k)
+{
+	struct kernel_private *p = k->private;
+	_cleanup_(closep) int control = -1;
+	char path[PATH_MAX];
+	int err;
+
+	pin_path(path, sizeof(path), p->pin_dir, "", "pw_control");
+	control = bpf_obj_get(path);
+	if (control < 0) {
+		pin_path(path, sizeof(path), p->pin_dir, "", "pw_phases");
+		return access(path, F_OK) == 0 ? -ESTALE : -ENOENT;
+	}
+	err = map_control(k, control);
+	if (err)
+		return -ESTALE;
+	if (k->control->magic != PW_MAGIC || k->control->abi != PW_ABI ||
+		k->control->object_id != object_id())
+		return -ESTALE;
+	for (size_t i = 0; i < ARRAY_SIZE(pinned_maps); i++) {
+		pin_path(path, sizeof(path), p->pin_dir, "", pinned_maps[i].name);
+		*map_fd(k, i) = bpf_obj_get(path);
+		if (*map_fd(k, i) < 0)
+			return -ESTALE;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		bool is_prog = specs[i].kind == HOOK_ON_DEMAND || specs[i].kind == HOOK_ITERATOR;
+
+		pin_path(path, sizeof(path), p->pin_dir, is_prog ? "progs" : "links",
+			specs[i].program);
+		if (is_prog)
+			p->progs[i] = bpf_obj_get(path);
+		else
+			p->links[i] = bpf_link__open(path);
+		if (is_prog ? p->progs[i] >= 0 : p->links[i] != NULL)
+			continue;
+		k->hooks[i].error = -errno;
+		if (specs[i].required)
+			return -ESTALE;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		if (specs[i].accept_params && p->links[i])
+			p->fexit = true;
+	k->took_over = true;
+	return 0;
+}
+
+static void drop_handles(struct kernel *k)
+{
+	struct kernel_private *p = k->private;
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		bpf_link__destroy(p->links[i]);
+		p->links[i] = NULL;
+		closep(&p->progs[i]);
+		p->progs[i] = -1;
+		closep(&p->armed[i]);
+		p->armed[i] = -1;
+		k->hooks[i].error = 0;
+	}
+	if (!p->skel)
+		for (size_t i = 0; i < ARRAY_SIZE(pinned_maps); i++)
+			closep(map_fd(k, i));
+	for (size_t i = 0; i < ARRAY_SIZE(pinned_maps); i++)
+		*map_fd(k, i) = -1;
+	if (k->control)
+		munmap(k->control, sizeof(*k->control));
+	k->control = NULL;
+	pw_bpf__destroy(p->skel);
+	p->skel = NULL;
+}
+
+static int open_pin_dir(struct kernel *k, const char *dir, char *why, size_t len)
+{
+	struct kernel_private *p = k->private;
+	bool removed = false;
+	int err;
+
+	p->pin_dir = strdup(dir);
+	if (!p->pin_dir)
+		return fail(why, len, -ENOMEM, "out of memory");
+	err = mounts_ensure_bpffs();
+	if (err)
+		return fail(why, len, err, "cannot mount the BPF file system on /sys/fs/bpf: %s",
+			strerror(-err));
+	if (mkdir(dir, 0755) == 0)
+		p->made_dir = true;
+	else if (errno != EEXIST)
+		return fail(why, len, -errno, "cannot make pin directory %s: %s", dir,
+			strerror(errno));
+	p->lock = lock_dir(dir, why, len);
+	if (p->lock < 0)
+		return p->lock;
+
+	err = take_over(k);
+	if (err != -ESTALE)
+		return 0;
+	k->replaced = true;
+	drop_handles(k);
+	err = remove_pins(dir, &removed);
+	if (err)
+		return fail(why, len, err, "cannot remove the old pins in %s: %s", dir,
+			strerror(-err));
+	return 0;
+}
+
+int kernel_pin(struct kernel *k, char *why, size_t len)
+{
+	struct kernel_private *p = k->private;
+	char path[PATH_MAX];
+	int err = 0;
+
+	if (k->took_over || !p->pin_dir)
+		return 0;
+	for (size_t i = 0; !err && i < ARRAY_SIZE(pinned_maps); i++) {
+		pin_path(path, sizeof(path), p->pin_dir, "", pinned_maps[i].name);
+		err = bpf_obj_pin(*map_fd(k, i), path);
+	}
+	pin_path(path, sizeof(path), p->pin_dir, "links", "");
+	if (!err && mkdir(path, 0700) < 0)
+		err = -errno;
+	pin_path(path, sizeof(path), p->pin_dir, "progs", "");
+	if (!err && mkdir(path, 0700) < 0)
+		err = -errno;
+	for (size_t i = 0; !err && i < ARRAY_SIZE(specs); i++) {
+		if (k->hooks[i].error)
+			continue;
+		pin_path(path, sizeof(path), p->pin_dir, p->links[i] ? "links" : "progs",
+			specs[i].program);
+		err = p->links[i] ? bpf_link__pin(p->links[i], path) :
+				    bpf_obj_pin(p->progs[i], path);
+	}
+	/* the last, so that pins without it are known to be half-made */
+	if (!err) {
+		pin_path(path, sizeof(path), p->pin_dir, "", "pw_control");
+		err = bpf_obj_pin(bpf_map__fd(p->skel->maps.pw_control), path);
+	}
+	if (err) {
+		fail(why, len, err, "cannot pin %s: %s", path, strerror(-err));
+		remove_pins(p->pin_dir, &(bool){ false });
+		return err;
+	}
+	p->made_dir = false;
+	return 0;
+}
+
+int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
+{
+	_cleanup_(kernel_freep) struct kernel *k = calloc(1, sizeof(*k));
+	struct kernel_private *p;
+	int err;
+
+	p = calloc(1, sizeof(*p));
+	if (!k || !p) {
+		free(p);
+		return fail(why, len, -ENOMEM, "out of memory");
+	}
+	k->private = p;
+	p->lock = -1;
+	k->phases = k->members = k->stats = k->counters = k->events = -1;
+	k->n_hooks = ARRAY_SIZE(specs);
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		p->progs[i] = p->armed[i] = -1;
+		k->hooks[i] = (struct hook){ specs[i].program, specs[i].attaches_to, specs[i].kind,
+			specs[i].serves, specs[i].without, 0, false };
+	}
+	libbpf_set_print(quiet);
+	err = libbpf_num_possible_cpus();
+	if (err < 0)
+		return fail(why, len, err, "cannot count the CPUs: %s", strerror(-err));
+	k->cpus = err;
+
+	if (pin_dir) {
+		err = open_pin_dir(k, pin_dir, why, len);
+		if (err)
+			return err;
+	}
+	if (!k->took_over) {
+		err = load(k, why, len);
+		if (err)
+			return err;
+		err = map_control(k, bpf_map__fd(p->skel->maps.pw_control));
+		if (err)
+			return fail(why, len, err, "cannot map pw_control: %s", strerror(-err));
+		k->control->magic = PW_MAGIC;
+		k->control->abi = PW_ABI;
+		k->control->object_id = object_id();
+	}
+	*ret = TAKE_PTR(k);
+	return 0;
+}
+
+void kernel_free(struct kernel *k)
+{
+	struct kernel_private *p;
+
+	if (!k)
+		return;
+	p = k->private;
+	if (p) {
+		drop_handles(k);
+		if (p->made_dir)
+			rmdir(p->pin_dir);
+		closep(&p->lock);
+		free(p->pin_dir);
+		free(p);
+	}
+	free(k);
+}
+
+int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t len)
+{
+	_cleanup_(closep) int lock = -1;
+	int err;
+
+	*removed = false;
+	if (access(pin_dir, F_OK) < 0 && errno == ENOENT)
+		return 0;
+	lock = lock_dir(pin_dir, why, len);
+	if (lock < 0)
+		return lock;
+	err = remove_pins(pin_dir, removed);
+	if (err)
+		return fail(why, len, err, "cannot remove the pins in %s: %s", pin_dir,
+			strerror(-err));
+	if (rmdir(pin_dir) < 0 && errno != ENOENT)
+		return fail(why, len, -errno, "%s is left: it has files that are not phasewatch's",
+			pin_dir);
+	return 0;
+}
+
+/* ---- verbs ---- */
+
+static int spec_index(const char *program)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		if (strcmp(specs[i].program, program) == 0)
+			return i;
+	abort();
+}
+
+/* Runs an iterator to its end; what it writes goes to `out`. Returns bytes, or a negative errno. */
+static ssize_t run_iterator(int prog, union bpf_iter_link_info *info, void *out, size_t size)
+{
+	LIBBPF_OPTS(bpf_link_create_opts, opts);
+	_cleanup_(closep) int link = -1, iter = -1;
+	size_t got = 0;
+	ssize_t n;
+
+	if (info) {
+		opts.iter_info = info;
+		opts.iter_info_len = sizeof(*info);
+	}
+	link = bpf_link_create(prog, 0, BPF_TRACE_ITER, &opts);
+	if (link < 0)
+		return link;
+	iter = bpf_iter_create(link);
+	if (iter < 0)
+		return iter;
+	for (;;) {
+		n = read(iter, (char *)out + got, size - got);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return got;
+		got += n;
+		if (got == size)
+			return -E2BIG;
+	}
+}
+
+int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n)
+{
+	_cleanup_(freep) pid_t *found = malloc(MEMBERS_OUT_MAX * sizeof(*found));
+	size_t size = MEMBERS_OUT_MAX * sizeof(*found), got = 0;
+	int prog = k->private->progs[spec_index("pw_adopt")];
+	ssize_t turn;
+
+	if (!found)
+		return -ENOMEM;
+	k->control->adopt_to = to;
+	k->control->adopt_from = from;
+	do {
+		turn = run_iterator(prog, NULL, (char *)found + got, size - got);
+		if (turn < 0)
+			return turn;
+		got += turn;
+	} while (turn > 0);
+	*n = got / sizeof(*found);
+	*pids = TAKE_PTR(found);
+	return 0;
+}
+
+int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
+{
+	int prog = k->private->progs[spec_index("pw_snapshot")];
+	char nothing[1];
+	ssize_t err;
+
+	for (int pass = 0; pass < 2; pass++) {
+		k->control->snapshot_connections = pass;
+		for (size_t i = 0; i < n; i++) {
+			union bpf_iter_link_info info = { .task.pid = pids[i] };
+
+			err = run_iterator(prog, &info, nothing, sizeof(nothing));
+			if (err == -ESRCH)
+				continue; /* gone meanwhile */
+			if (err == -EINVAL || err == -E2BIG) {
+				/* before 6.1 there is no filter by process: all files once */
+				err = run_iterator(prog, NULL, nothing, sizeof(nothing));
+				i = n;
+			}
+			if (err < 0)
+				return err;
+		}
+	}
+	return 0;
+}
+
+bool kernel_armed(const struct kernel *k)
+{
+	return k->private->armed[spec_index("pw_first_recv")] >= 0;
+}
+
+int kernel_arm(struct kernel *k, bool on)
+{
+	struct kernel_private *p = k->private;
+
+	if (p->fexit)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		if (specs[i].kind != HOOK_ON_DEMAND || k->hooks[i].error ||
+			on == (p->armed[i] >= 0))
+			continue;
+		if (!on) {
+			closep(&p->armed[i]);
+			p->armed[i] = -1;
+			continue;
+		}
+		p->armed[i] = bpf_raw_tracepoint_open(NULL, p->progs[i]);
+		if (p->armed[i] < 0)
+			return p->armed[i];
+	}
+	return 0;
+}
+
+int kernel_read_counters(const struct kernel *k, struct pw_counters *ret)
+{
+	_cleanup_(freep) struct pw_counters *each = calloc(k->cpus, sizeof(*each));
+	__u64 sum[sizeof(*ret) / sizeof(__u64)] = { 0 };
+	__u32 zero = 0;
+
+	if (!each)
+		return -ENOMEM;
+	if (bpf_map_lookup_elem(k->counters, &zero, each) < 0)
+		return -errno;
+	for (unsigned int cpu = 0; cpu < k->cpus; cpu++)
+		for (size_t i = 0; i < ARRAY_SIZE(sum); i++)
+			sum[i] += ((const __u64 *)&each[cpu])[i];
+	memcpy(ret, sum, sizeof(*ret));
+	return 0;
+}

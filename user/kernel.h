@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The kernel half as the rest of the program sees it: file descriptors, a shared page, and a few
+ * verbs. Only kernel.c knows the BPF object.
+ *
+ * Pins: DIR/pw_* are maps, DIR/links/ and DIR/progs/ what their names say. They outlive the daemon:
+ * observing goes on without it, and the next one takes over if its BPF object is the same, else it
+ * replaces everything. A flock on DIR says that a daemon is there.
+ */
+#ifndef PW_KERNEL_H
+#define PW_KERNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "bpf/abi.h"
+
+enum hook_kind {
+	HOOK_CGROUP,	/* at the cgroup2 root, by link */
+	HOOK_TRACING,	/* attached as long as the kernel half is */
+	HOOK_ON_DEMAND, /* attached while something drains */
+	HOOK_ITERATOR,	/* run when a subject is declared */
+};
+
+struct hook {
+	const char *program;
+	const char *attaches_to;
+	enum hook_kind kind;
+	const char *serves;
+	const char *without; /* the consequence */
+	int error;	     /* 0: on; else why it is off, negative errno */
+	bool superseded;     /* off because another hook here is this kernel's variant */
+};
+
+#define KERNEL_HOOKS_MAX 16
+
+struct kernel {
+	int phases; /* map file descriptors */
+	int members;
+	int stats;
+	int counters;
+	int events;
+	struct pw_control *control; /* shared with the programs */
+	unsigned int cpus;	    /* values in a per-CPU element */
+	bool took_over;
+	bool replaced; /* pins of another build were there */
+	struct hook hooks[KERNEL_HOOKS_MAX];
+	size_t n_hooks;
+	struct kernel_private *private;
+};
+
+/*
+ * Loads and attaches, or takes over what is pinned in `pin_dir`; with NULL nothing is pinned and
+ * kernel_free() detaches. On failure nothing new is left attached or pinned, and `why` has a
+ * sentence. Returns 0 or a negative errno; -EBUSY: another daemon holds the pin directory.
+ */
+int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t why_len);
+/* Pins what kernel_open() loaded; to be called last, when nothing else can fail any more. */
+int kernel_pin(struct kernel *k, char *why, size_t why_len);
+void kernel_free(struct kernel *k);
+static inline void kernel_freep(struct kernel **k)
+{
+	kernel_free(*k);
+}
+
+/* Removes every pin. -EBUSY: a daemon runs on it. `removed`: whether there was anything. */
+int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t why_len);
+
+/*
+ * Brings the descendants of process subject `to` into it, those of the subject `from` around it
+ * too (0: none). `pids` receives them, malloc'ed; 0 of them: the process is gone.
+ */
+int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n);
+/* Stamps the sockets that these members of a subject have open. */
+int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n);
+/* Attaches or detaches the HOOK_ON_DEMAND programs. Nothing to do where fexit serves. */
+int kernel_arm(struct kernel *k, bool on);
+bool kernel_armed(const struct kernel *k);
+
+/* The counters' sum over all CPUs. */
+int kernel_read_counters(const struct kernel *k, struct pw_counters *ret);
+
+#endif /* PW_KERNEL_H */

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <errno.h>
+
+#include "metrics.h"
+#include "names.h"
+#include "util.h"
+
+static void head(struct evbuffer *out, const char *name, const char *type, const char *help)
+{
+	evbuffer_add_printf(out, "# TYPE %s %s\n# HELP %s %s\n", name, type, name, help);
+}
+
+static const struct names direction_names = { (const char *const[]){ "accept", "connect" }, 2 };
+
+static void write_connections(struct evbuffer *out, const struct pw_counters *c)
+{
+	head(out, "phasewatch_connections", "counter",
+		"Connections accepted and made, by the phase of the process when they arrived or began.");
+	for (unsigned int d = 0; d < PW_DIRECTIONS; d++)
+		for (unsigned int p = 0; p < PW_PHASES; p++)
+			for (unsigned int v = 0; v < PW_VERDICTS; v++)
+				if (c->connections[d][p][v])
+					evbuffer_add_printf(out,
+						"phasewatch_connections_total{direction=\"%s\",phase=\"%s\",verdict=\"%s\"} %llu\n",
+						names_name(&direction_names, d), phase_name(p),
+						verdict_name(v), c->connections[d][p][v]);
+}
+
+static void write_misrouted(struct evbuffer *out, const struct pw_counters *c)
+{
+	head(out, "phasewatch_misrouted", "counter",
+		"Connections that reached or left a process in a phase in which none is expected.");
+	for (unsigned int d = 0; d < PW_DIRECTIONS; d++)
+		for (unsigned int p = PW_INIT; p < PW_PHASES; p++)
+			if (p != PW_ACTIVE && !(d == PW_DIR_CONNECT && p == PW_INIT))
+				evbuffer_add_printf(out,
+					"phasewatch_misrouted_total{type=\"%s\",phase=\"%s\"} %llu\n",
+					names_name(&direction_names, d), phase_name(p),
+					c->connections[d][p][PW_MISROUTED]);
+}
+
+static void write_own(struct evbuffer *out, const struct pw_counters *c)
+{
+	head(out, "phasewatch_events", "counter", "Records handed to the daemon, by type.");
+	for (unsigned int t = PW_EV_ACCEPT; t <= PW_EV_EXEC; t++)
+		evbuffer_add_printf(out, "phasewatch_events_total{type=\"%s\"} %llu\n",
+			event_type_name(t), c->emitted[t]);
+	head(out, "phasewatch_events_lost", "counter",
+		"Records that could not be made, by type and by what was full.");
+	for (unsigned int t = PW_EV_ACCEPT; t <= PW_EV_EXEC; t++)
+		evbuffer_add_printf(out,
+			"phasewatch_events_lost_total{type=\"%s\",stage=\"ring\"} %llu\n"
+			"phasewatch_events_lost_total{type=\"%s\",stage=\"map\"} %llu\n",
+			event_type_name(t), c->lost_ring[t], event_type_name(t), c->lost_map[t]);
+}
+
+struct gauges {
+	const struct subjects *s;
+	uint64_t by_phase[PW_PHASES];
+	int64_t inflight;
+};
+
+static void add_subject(const struct subject *subject, void *arg)
+{
+	struct gauges *g = arg;
+	struct pw_stats stats;
+
+	if (phase_name(subject->now.phase))
+		g->by_phase[subject->now.phase]++;
+	if (subjects_stats(g->s, subject, &stats) == 0)
+		g->inflight += stats.inflight;
+}
+
+int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s)
+{
+	struct gauges g = { .s = s };
+	struct pw_counters c;
+	int err;
+
+	err = kernel_read_counters(k, &c);
+	if (err)
+		return err;
+	write_connections(out, &c);
+	write_misrouted(out, &c);
+	subjects_for_each(s, add_subject, &g);
+	head(out, "phasewatch_subjects", "gauge", "Subjects by phase.");
+	for (unsigned int p = PW_INIT; p < PW_PHASES; p++)
+		evbuffer_add_printf(out, "phasewatch_subjects{phase=\"%s\"} %llu\n", phase_name(p),
+			(unsigned long long)g.by_phase[p]);
+	head(out, "phasewatch_inflight_connections", "gauge",
+		"Connections that subjects accepted and still hold.");
+	evbuffer_add_printf(out, "phasewatch_inflight_connections %lld\n", (long long)g.inflight);
+	write_own(out, &c);
+	head(out, "phasewatch_build", "info", "What is running.");
+	evbuffer_add_printf(out, "phasewatch_build_info{version=\"" PW_VERSION "\"} 1\n# EOF\n");
+	return 0;
+}

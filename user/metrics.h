@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The counters as OpenMetrics text. */
+#ifndef PW_METRICS_H
+#define PW_METRICS_H
+
+#include <event2/buffer.h>
+
+#include "kernel.h"
+#include "subjects.h"
+
+#define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s);
+
+#endif /* PW_METRICS_H */

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* File systems the kernel half needs, found by type: hosts mount them in different places. */
+#ifndef PW_MOUNTS_H
+#define PW_MOUNTS_H
+
+/*
+ * A file descriptor of the root of the cgroup v2 hierarchy, wherever it is mounted; where it is not,
+ * of a mount of our own that no path shows. Negative errno.
+ */
+int mounts_open_cgroup2(void);
+
+/* Mounts a BPF file system on /sys/fs/bpf unless one is there. Negative errno. */
+int mounts_ensure_bpffs(void);
+
+#endif /* PW_MOUNTS_H */

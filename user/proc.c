@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+
+#include "mounts.h"
+#include "proc.h"
+#include "util.h"
+
+#define EXE_SLOTS 4096
+#define CGROUP_SLOTS 512
+
+struct exe_slot {
+	pid_t pid;
+	uint64_t start_ns;
+	char *path;
+};
+
+struct cgroup_slot {
+	uint64_t id;
+	char *path;
+};
+
+/* Direct-mapped: a newcomer pushes out whoever has its slot. */
+struct proc_names {
+	struct exe_slot exe[EXE_SLOTS];
+	struct cgroup_slot cgroup[CGROUP_SLOTS];
+	int cgroup_root;
+	size_t cgroup_root_len; /* of its path, which cgroup paths begin with */
+};
+
+static int read_file(const char *path, char *buf, size_t size)
+{
+	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	n = read(fd, buf, size - 1);
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return 0;
+}
+
+int proc_read(pid_t pid, struct proc_stat *ret)
+{
+	struct proc_stat s = { 0 };
+	unsigned long long start;
+	char path[64], buf[2048], state, *open, *close, *line;
+	size_t len;
+	int err;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	err = read_file(path, buf, sizeof(buf));
+	if (err)
+		return err;
+	/* the name is in parentheses and may contain any of them */
+	open = strchr(buf, '(');
+	close = strrchr(buf, ')');
+	if (!open || !close || sscanf(close + 1,
+		" %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+		&state, &s.ppid, &start) != 3)
+		return -EPROTO;
+	if (state == 'Z' || state == 'X')
+		return -ESRCH;
+	len = close - open - 1;
+	memcpy(s.comm, open + 1, len < sizeof(s.comm) ? len : sizeof(s.comm) - 1);
+	s.start_ns = start * (1000000000ULL / sysconf(_SC_CLK_TCK));
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	err = read_file(path, buf, sizeof(buf));
+	if (err)
+		return err;
+	line = strstr(buf, "\nUid:");
+	if (!line || sscanf(line, " Uid: %u %u", &s.uid, &s.euid) != 2)
+		return -EPROTO;
+	*ret = s;
+	return 0;
+}
+
+bool proc_descends(pid_t pid, pid_t ancestor)
+{
+	struct proc_stat s;
+
+	/* pid namespaces nest 32 deep; a family tree that is deeper than this is a loop */
+	for (int depth = 0; depth < 4096 && pid > 0; depth++) {
+		if (pid == ancestor)
+			return true;
+		if (proc_read(pid, &s) < 0)
+			return false;
+		pid = s.ppid;
+	}
+	return false;
+}
+
+/* Cgroups are looked up by id: the process that was in one may be gone, the cgroup is not. */
+static char *cgroup_path(const struct proc_names *n, uint64_t id)
+{
+	struct {
+		struct file_handle handle;
+		uint64_t id;
+	} h = { .handle = { .handle_bytes = sizeof(id), .handle_type = 0xfe /* FILEID_KERNFS */ },
+		.id = id };
+	_cleanup_(closep) int fd = -1;
+	char link[64], path[PATH_MAX];
+	ssize_t len;
+
+	fd = open_by_handle_at(n->cgroup_root, &h.handle, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	len = readlink(link, path, sizeof(path) - 1);
+	if (len < 0 || (size_t)len < n->cgroup_root_len)
+		return NULL;
+	path[len] = '\0';
+	return strdup(path[n->cgroup_root_len] ? path + n->cgroup_root_len : "/");
+}
+
+int proc_names_new(struct proc_names **ret)
+{
+	struct proc_names *n = calloc(1, sizeof(*n));
+	char link[64], path[PATH_MAX];
+	ssize_t len;
+
+	if (!n)
+		return -ENOMEM;
+	n->cgroup_root = mounts_open_cgroup2();
+	if (n->cgroup_root >= 0) {
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", n->cgroup_root);
+		len = readlink(link, path, sizeof(path));
+		n->cgroup_root_len = len > 1 ? len : 0;
+	}
+	*ret = n;
+	return 0;
+}
+
+void proc_names_free(struct proc_names *n)
+{
+	if (!n)
+		return;
+	for (size_t i = 0; i < EXE_SLOTS; i++)
+		free(n->exe[i].path);
+	for (size_t i = 0; i < CGROUP_SLOTS; i++)
+		free(n->cgroup[i].path);
+	closep(&n->cgroup_root);
+	free(n);
+}
+
+static bool same_start(uint64_t a, uint64_t b)
+{
+	return a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
+}
+
+static struct exe_slot *exe_slot(struct proc_names *n, pid_t pid)
+{
+	return &n->exe[pid % EXE_SLOTS];
+}
+
+static const char *remember_exe(struct proc_names *n, const struct pw_process *p, char *path)
+{
+	struct exe_slot *slot = exe_slot(n, p->pid);
+
+	free(slot->path);
+	*slot = (struct exe_slot){ p->pid, p->start_ns, path };
+	return path;
+}
+
+static char *read_exe(const struct pw_process *p)
+{
+	char link[64], path[PATH_MAX];
+	struct proc_stat s;
+	ssize_t len;
+
+	snprintf(link, sizeof(link), "/proc/%u/exe", p->pid);
+	len = readlink(link, path, sizeof(path) - 1);
+	if (len <= 0 || proc_read(p->pid, &s) < 0 || !same_start(s.start_ns, p->start_ns))
+		return NULL;
+	path[len] = '\0';
+	return strdup(path);
+}
+
+const char *proc_names_exe(struct proc_names *n, const struct pw_process *p)
+{
+	const struct exe_slot *slot = exe_slot(n, p->pid);
+
+	if (slot->path && slot->pid == (pid_t)p->pid && same_start(slot->start_ns, p->start_ns))
+		return slot->path;
+	return remember_exe(n, p, read_exe(p));
+}
+
+void proc_names_executed(struct proc_names *n, const struct pw_process *p)
+{
+	remember_exe(n, p, read_exe(p));
+}
+
+void proc_names_forked(struct proc_names *n, const struct pw_process *child)
+{
+	const struct exe_slot *parent = exe_slot(n, child->ppid);
+
+	if (parent->path && parent->pid == (pid_t)child->ppid &&
+		parent->start_ns <= child->start_ns)
+		remember_exe(n, child, strdup(parent->path));
+	else
+		remember_exe(n, child, read_exe(child));
+}
+
+const char *proc_names_cgroup(struct proc_names *n, uint64_t id)
+{
+	struct cgroup_slot *slot = &n->cgroup[id % CGROUP_SLOTS];
+
+	if (n->cgroup_root < 0)
+		return NULL;
+	if (!slot->path || slot->id != id) {
+		free(slot->path);
+		*slot = (struct cgroup_slot){ id, cgroup_path(n, id) };
+	}
+	return slot->path;
+}

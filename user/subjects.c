@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <errno.h>
+#include <inttypes.h>
+#include <search.h>
+#include <stdarg.h>
+#include <string.h>
+#include <time.h>
+#include <bpf/bpf.h>
+
+#include "clock.h"
+#include "names.h"
+#include "subjects.h"
+#include "util.h"
+
+#define SCAN_BATCH 256
+
+struct subjects {
+	void *tree; /* of struct subject, by key */
+	struct kernel *k;
+	struct proc_names *names;
+	subjects_phase_fn on_phase;
+	void *arg;
+	unsigned int scan; /* number of the reconciliation */
+};
+
+static int compare(const void *a, const void *b)
+{
+	const struct pw_subject_key *x = a, *y = b; /* the first member of struct subject */
+
+	if (x->kind != y->kind)
+		return x->kind < y->kind ? -1 : 1;
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static struct subject *find(const struct subjects *s, const struct pw_subject_key *key)
+{
+	void *node = tfind(key, (void *const *)&s->tree, compare);
+
+	return node ? *(struct subject **)node : NULL;
+}
+
+const struct subject *subjects_find(const struct subjects *s, const struct pw_subject_key *key)
+{
+	return find(s, key);
+}
+
+static struct subject *add(struct subjects *s, const struct pw_subject_key *key)
+{
+	struct subject *subject = calloc(1, sizeof(*subject));
+
+	if (!subject)
+		return NULL;
+	subject->key = *key;
+	if (!tsearch(subject, &s->tree, compare)) {
+		free(subject);
+		return NULL;
+	}
+	return subject;
+}
+
+static void forget(struct subjects *s, struct subject *subject)
+{
+	tdelete(subject, &s->tree, compare);
+	bpf_map_delete_elem(s->k->stats, &subject->key);
+	free(subject);
+}
+
+int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
+	subjects_phase_fn on_phase, void *arg)
+{
+	struct subjects *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	*s = (struct subjects){ .k = k, .names = names, .on_phase = on_phase, .arg = arg };
+	*ret = s;
+	return 0;
+}
+
+void subjects_free(struct subjects *s)
+{
+	if (s)
+		tdestroy(s->tree, free);
+	free(s);
+}
+
+int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret)
+{
+	return bpf_map_lookup_elem(s->k->stats, &subject->key, ret) < 0 ? -errno : 0;
+}
+
+struct visit {
+	void (*fn)(const struct subject *subject, void *arg);
+	void *arg;
+};
+
+static void visit_node(const void *node, VISIT which, void *closure)
+{
+	const struct visit *v = closure;
+
+	if (which == postorder || which == leaf)
+		v->fn(*(struct subject *const *)node, v->arg);
+}
+
+void subjects_for_each(const struct subjects *s,
+	void (*fn)(const struct subject *subject, void *arg), void *arg)
+{
+	struct visit v = { fn, arg };
+
+	twalk_r(s->tree, visit_node, &v);
+}
+
+/* ---- moves ---- */
+
+enum phase_move phase_move(const struct pw_declaration *now, uint32_t phase, uint64_t epoch)
+{
+	if (epoch < now->epoch)
+		return MOVE_STALE;
+	if (epoch > now->epoch)
+		return MOVE_NEW_EPOCH;
+	if (phase == now->phase)
+		return MOVE_NONE;
+	return phase > now->phase ? MOVE_FORWARD : MOVE_BACKWARD;
+}
+
+void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch, uint64_t now_ns)
+{
+	if (epoch != d->epoch)
+		memset(d->entered_ns, 0, sizeof(d->entered_ns));
+	d->epoch = epoch;
+	d->phase = phase;
+	d->since_ns = now_ns;
+	d->entered_ns[phase - 1] = now_ns;
+}
+
+static int fail(char why[static WHY_LEN], int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static int fail(char why[static WHY_LEN], int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, WHY_LEN, fmt, args);
+	va_end(args);
+	return err;
+}
+
+static bool same_start(uint64_t a, uint64_t b)
+{
+	return !a || !b || a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
+}
+
+/* A unit's name says more than its program's. */
+static void choose_name(struct subjects *s, struct subject *subject, const struct proc_stat *stat)
+{
+	char line[512], path[64], *unit, *dot;
+	_cleanup_(fclosep) FILE *f = NULL;
+
+	snprintf(subject->name, sizeof(subject->name), "%.*s", PW_COMM_LEN, stat->comm);
+	snprintf(path, sizeof(path), "/proc/%" PRIu64 "/cgroup", (uint64_t)subject->key.id);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		unit = strrchr(line, '/');
+		dot = unit ? strstr(unit, ".service\n") : NULL;
+		if (!dot || (strncmp(line, "0::", 3) != 0 && !strstr(line, ":name=systemd:")))
+			continue;
+		snprintf(subject->name, sizeof(subject->name), "%.*s", (int)(dot - unit - 1),
+			unit + 1);
+	}
+}
+
+/* The subject that the process belongs to without a declaration of its own; 0: none. */
+static pid_t outer_subject(struct subjects *s, pid_t pid, uint64_t start_ns)
+{
+	struct pw_member m;
+	uint32_t tgid = pid;
+
+	if (bpf_map_lookup_elem(s->k->members, &tgid, &m) < 0 || !same_start(m.start_ns, start_ns))
+		return 0;
+	return m.subject == tgid ? 0 : m.subject;
+}
+
+static int write_declaration(struct subjects *s, const struct subject *subject)
+{
+	return bpf_map_update_elem(s->k->phases, &subject->key, &subject->now, BPF_ANY) < 0 ?
+		       -errno :
+		       0;
+}
+
+/*
+ * Brings the processes and sockets that exist already into a new subject. The map has to have it
+ * meanwhile: UNDECLARED, unless it lies in another subject, whose members and sockets are known.
+ */
+static int set_up(struct subjects *s, struct subject *subject)
+{
+	struct pw_stats stats = { .life = ++s->k->control->next_life };
+	struct pw_declaration final = subject->now;
+	_cleanup_(freep) pid_t *pids = NULL;
+	pid_t outer;
+	size_t n;
+	int err;
+
+	if (bpf_map_update_elem(s->k->stats, &subject->key, &stats, BPF_ANY) < 0)
+		return -errno;
+	outer = outer_subject(s, subject->key.id, subject->now.start_ns);
+	if (!outer)
+		subject->now.phase = PW_UNDECLARED;
+	err = write_declaration(s, subject);
+	subject->now = final;
+	if (!err)
+		err = kernel_adopt(s->k, subject->key.id, outer, &pids, &n);
+	if (!err && n == 0)
+		err = -ESRCH;
+	if (!err)
+		err = kernel_snapshot(s->k, pids, n);
+	if (!err)
+		for (size_t i = 0; i < n; i++) {
+			struct pw_process p = { .pid = pids[i] };
+			struct proc_stat stat;
+
+			/* its program's name will be wanted when it has exited */
+			if (proc_read(pids[i], &stat) == 0) {
+				p.start_ns = stat.start_ns;
+				proc_names_exe(s->names, &p);
+			}
+		}
+	return err;
+}
+
+static bool wants_hooks(uint32_t phase)
+{
+	return phase == PW_INIT || phase == PW_DRAIN || phase == PW_SHUTDOWN;
+}
+
+static void count_wanting(const struct subject *subject, void *arg)
+{
+	*(bool *)arg |= wants_hooks(subject->now.phase);
+}
+
+static int rearm(struct subjects *s)
+{
+	bool wanted = false;
+
+	subjects_for_each(s, count_wanting, &wanted);
+	return kernel_arm(s->k, wanted);
+}
+
+static void tell(struct subjects *s, const struct subject *subject, uint32_t from)
+{
+	struct event_phase p = { .key = subject->key, .now = subject->now, .from = from };
+	struct proc_stat by;
+
+	if (p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
+		p.by_comm = by.comm;
+	s->on_phase(subject, &p, s->arg);
+}
+
+/* ---- the map as others write it ---- */
+
+/* Fills in what a direct writer left out, so that durations and pid reuse can be told. */
+static void complete(struct pw_declaration *d, uint64_t start_ns)
+{
+	if (!d->start_ns)
+		d->start_ns = start_ns;
+	if (!d->epoch)
+		d->epoch = 1;
+	if (!d->since_ns)
+		d->since_ns = clock_boot_ns();
+	d->entered_ns[d->phase - 1] = d->since_ns;
+	d->reason[PW_REASON_LEN - 1] = '\0';
+}
+
+static bool differs(const struct pw_declaration *a, const struct pw_declaration *b)
+{
+	return a->phase != b->phase || a->epoch != b->epoch || a->since_ns != b->since_ns ||
+	       a->start_ns != b->start_ns;
+}
+
+static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
+{
+	struct subject *subject = find(s, key);
+	uint32_t from = PW_UNDECLARED;
+	struct proc_stat stat;
+	struct pw_stats stats;
+	bool is_new = false;
+	int err = 0;
+
+	if (key->kind != PW_KIND_PROCESS || !names_name(&declared_phase_names, d.phase))
+		return 0;
+	if (subject && !differs(&subject->now, &d)) {
+		subject->seen = s->scan;
+		return 0;
+	}
+	if (proc_read(key->id, &stat) < 0 || !same_start(d.start_ns, stat.start_ns)) {
+		/* its own process is gone; members may live on, in a subject we know */
+		if (subject)
+			subject->seen = s->scan;
+		else
+			bpf_map_delete_elem(s->k->phases, key);
+		return 0;
+	}
+	if (!subject) {
+		subject = add(s, key);
+		if (!subject)
+			return -ENOMEM;
+		is_new = true;
+		choose_name(s, subject, &stat);
+	} else {
+		from = subject->now.phase;
+		if (!d.epoch)
+			d.epoch = subject->now.epoch;
+		if (d.epoch == subject->now.epoch)
+			memcpy(d.entered_ns, subject->now.entered_ns, sizeof(d.entered_ns));
+		if (d.phase != from && d.since_ns == subject->now.since_ns)
+			d.since_ns = 0; /* left over from the value that was changed */
+	}
+	subject->seen = s->scan;
+	complete(&d, stat.start_ns);
+	subject->now = d;
+	if (is_new && subjects_stats(s, subject, &stats) == 0 && stats.life)
+		return 0; /* an earlier daemon's */
+	if (is_new)
+		err = set_up(s, subject);
+	if (!err)
+		err = write_declaration(s, subject);
+	if (!err)
+		tell(s, subject, from);
+	return err == -ESRCH ? 0 : err;
+}
+
+/* ---- declarations ---- */
+
+static int refuse_move(const struct subject *subject, enum phase_move move,
+	const struct declaration_request *r, uint64_t epoch, char why[static WHY_LEN])
+{
+	const struct pw_declaration *now = &subject->now;
+
+	if (move == MOVE_STALE)
+		return fail(why, -ESTALE,
+			"epoch %" PRIu64 " is older than epoch %" PRIu64
+			", which is in force for %s[%" PRIu64 "]; declare for that one or a later one",
+			epoch, (uint64_t)now->epoch, subject->name, (uint64_t)subject->key.id);
+	return fail(why, -ESTALE,
+		"%s[%" PRIu64 "] is in %s of epoch %" PRIu64
+		" and cannot go back to %s; phases only move forward, epoch %" PRIu64
+		" would start a new life cycle",
+		subject->name, (uint64_t)subject->key.id, phase_name(now->phase),
+		(uint64_t)now->epoch, phase_name(r->phase), (uint64_t)now->epoch + 1);
+}
+
+static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
+	const struct declaration_request *r, struct declaration_result *ret,
+	char why[static WHY_LEN])
+{
+	struct pw_declaration before = subject->now;
+	uint64_t epoch = r->epoch ? r->epoch : before.epoch ? before.epoch : 1;
+	enum phase_move move = is_new ? MOVE_FORWARD : phase_move(&before, r->phase, epoch);
+	struct pw_stats stats;
+	int err = 0;
+
+	if (move == MOVE_STALE || move == MOVE_BACKWARD)
+		return refuse_move(subject, move, r, epoch, why);
+	if (move != MOVE_NONE) {
+		subject->now.source = PW_SOURCE_API;
+		subject->now.by_pid = r->by_pid;
+		subject->now.by_uid = r->by_uid;
+		memset(subject->now.reason, 0, sizeof(subject->now.reason));
+		snprintf(subject->now.reason, sizeof(subject->now.reason), "%s",
+			r->reason ? r->reason : "");
+		declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
+		if (is_new)
+			err = set_up(s, subject);
+		if (!err)
+			err = rearm(s);
+		if (!err) {
+			declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
+			err = write_declaration(s, subject);
+		}
+	}
+	if (err) {
+		subject->now = before;
+		return fail(why, err,
+			err == -ESRCH ? "process %" PRIu64 " has just exited%s" :
+			err == -E2BIG ? "cannot declare %" PRIu64 ": the map is full%s" :
+					"cannot declare %" PRIu64 ": %s",
+			(uint64_t)subject->key.id,
+			err == -ESRCH || err == -E2BIG ? "" : strerror(-err));
+	}
+	ret->subject = subject;
+	ret->from = before.phase;
+	ret->changed = move != MOVE_NONE;
+	ret->members = subjects_stats(s, subject, &stats) == 0 ? stats.members : 0;
+	if (ret->changed)
+		tell(s, subject, before.phase);
+	return 0;
+}
+
+int subjects_declare(struct subjects *s, const struct declaration_request *r,
+	struct declaration_result *ret, char why[static WHY_LEN])
+{
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS, .id = r->pid };
+	struct pw_declaration written;
+	struct subject *subject;
+	struct proc_stat stat;
+	bool is_new;
+	int err;
+
+	if (!names_name(&declared_phase_names, r->phase))
+		return fail(why, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
+			r->phase);
+	if (proc_read(r->pid, &stat) < 0)
+		return fail(why, -ESRCH, "there is no process %d", r->pid);
+	/* what others wrote to the map comes first */
+	if (bpf_map_lookup_elem(s->k->phases, &key, &written) == 0) {
+		err = found(s, &key, written);
+		if (err)
+			return fail(why, err, "cannot read pw_phases: %s", strerror(-err));
+	}
+
+	subject = find(s, &key);
+	if (subject && !same_start(subject->now.start_ns, stat.start_ns)) {
+		forget(s, subject); /* the pid was another process's */
+		subject = NULL;
+	}
+	is_new = !subject;
+	if (is_new) {
+		subject = add(s, &key);
+		if (!subject)
+			return fail(why, -ENOMEM, "out of memory");
+		subject->now.start_ns = stat.start_ns;
+		choose_name(s, subject, &stat);
+	}
+	err = declare_for(s, subject, is_new, r, ret, why);
+	if (err && is_new) {
+		bpf_map_delete_elem(s->k->phases, &key);
+		forget(s, subject);
+		rearm(s);
+	}
+	return err;
+}
+
+/* ---- reconciliation ---- */
+
+static bool anybody_left(struct subjects *s, const struct subject *subject)
+{
+	struct proc_stat stat;
+	struct pw_stats stats;
+
+	if (subjects_stats(s, subject, &stats) == 0 && stats.members > 0)
+		return true;
+	return proc_read(subject->key.id, &stat) == 0 &&
+	       same_start(stat.start_ns, subject->now.start_ns);
+}
+
+struct gone {
+	struct subjects *s;
+	struct subject *subjects[SCAN_BATCH];
+	size_t n;
+};
+
+static void collect_gone(const struct subject *subject, void *arg)
+{
+	struct gone *gone = arg;
+	struct subject *mine = find(gone->s, &subject->key);
+	bool left = anybody_left(gone->s, mine);
+
+	if (gone->n == ARRAY_SIZE(gone->subjects))
+		return; /* the next time */
+	/* The sockets of an exiting process are closed, and judged, after its exit is reported. */
+	if (mine->seen != gone->s->scan || (!left && mine->ending))
+		gone->subjects[gone->n++] = mine;
+	else
+		mine->ending = !left;
+}
+
+int subjects_reconcile(struct subjects *s)
+{
+	struct gone gone = { .s = s };
+	struct pw_subject_key *keys;
+	_cleanup_(freep) struct pw_declaration *values = NULL;
+	_cleanup_(freep) void *keys_memory = NULL;
+	__u32 count, batch;
+	bool first = true;
+	int err;
+
+	keys_memory = keys = malloc(SCAN_BATCH * sizeof(*keys));
+	values = malloc(SCAN_BATCH * sizeof(*values));
+	if (!keys || !values)
+		return -ENOMEM;
+	s->scan++;
+	do {
+		count = SCAN_BATCH;
+		err = bpf_map_lookup_batch(
+			s->k->phases, first ? NULL : &batch, &batch, keys, values, &count, NULL);
+		if (err && err != -ENOENT)
+			return err;
+		first = false;
+		for (__u32 i = 0; i < count; i++) {
+			int one = found(s, &keys[i], values[i]);
+
+			if (one)
+				return one;
+		}
+	} while (!err);
+
+	subjects_for_each(s, collect_gone, &gone);
+	for (size_t i = 0; i < gone.n; i++) {
+		bpf_map_delete_elem(s->k->phases, &gone.subjects[i]->key);
+		forget(s, gone.subjects[i]);
+	}
+	return rearm(s);
+}

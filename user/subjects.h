@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Subjects: who declared what for whom. The truth is in pw_phases, which anybody with the rights may
+ * write; this keeps what was last seen of it, so that each change becomes one phase event.
+ *
+ *	declare: [stamp sockets and descendants, if new] -> [arm hooks] -> pw_phases -> phase event
+ *
+ * In this order, whoever arrives after the declaration took effect is seen.
+ */
+#ifndef PW_SUBJECTS_H
+#define PW_SUBJECTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "event.h"
+#include "kernel.h"
+#include "proc.h"
+
+#define SUBJECT_NAME_LEN 64
+
+struct subject {
+	struct pw_subject_key key;
+	struct pw_declaration now;
+	char name[SUBJECT_NAME_LEN]; /* its systemd unit, or else its comm */
+	unsigned int seen; /* the last reconciliation that found it in the map */
+	bool ending;	   /* nobody is left; forgotten at the next reconciliation */
+};
+
+struct subjects;
+
+typedef void (*subjects_phase_fn)(const struct subject *s, const struct event_phase *p, void *arg);
+
+int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
+	subjects_phase_fn on_phase, void *arg);
+void subjects_free(struct subjects *s);
+
+struct declaration_request {
+	uint32_t phase;
+	pid_t pid;
+	uint64_t epoch; /* 0: the one in force */
+	const char *reason;
+	pid_t by_pid; /* from the kernel's peer credentials */
+	uid_t by_uid;
+};
+
+struct declaration_result {
+	const struct subject *subject; /* valid until the next call */
+	uint32_t from;
+	bool changed;
+	int64_t members;
+};
+
+#define WHY_LEN 256
+
+/*
+ * -ESRCH: no such process; -EPERM: not the caller's; -ESTALE: old epoch or backward move; -EINVAL:
+ * no such phase; or what the kernel said. Then nothing has changed and `why` has a sentence.
+ */
+int subjects_declare(struct subjects *s, const struct declaration_request *request,
+	struct declaration_result *ret, char why[static WHY_LEN]);
+
+/* Compares with the map: direct writes, removals, and subjects of which nobody is left. */
+int subjects_reconcile(struct subjects *s);
+
+/* NULL if not known (any more). */
+const struct subject *subjects_find(const struct subjects *s, const struct pw_subject_key *key);
+int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
+void subjects_for_each(const struct subjects *s,
+	void (*fn)(const struct subject *subject, void *arg), void *arg);
+
+/* Phases only move forward within an epoch. Exposed for tests. */
+enum phase_move { MOVE_FORWARD, MOVE_NONE, MOVE_NEW_EPOCH, MOVE_STALE, MOVE_BACKWARD };
+enum phase_move phase_move(const struct pw_declaration *now, uint32_t phase, uint64_t epoch);
+
+/* What the map holds after the move; `since_ns` becomes now_ns unless it is there. */
+void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch, uint64_t now_ns);
+
+#endif /* PW_SUBJECTS_H */
