@@ -7,33 +7,12 @@
 #include "conn.h"
 #include <bpf/bpf_tracing.h>
 
-static __always_inline int pw_accept_returned(struct sock *child)
-{
-	struct pw_conn *conn, fresh = {};
-	struct pw_subject_key key;
-
-	if (!child)
-		return 0;
-	conn = bpf_sk_storage_get(&pw_conns, child, 0, 0);
-	if (!conn) {
-		if (!pw_subject_of(pw_current(), &key))
-			return 0;
-		fresh.established_ns = pw_established_ns(child);
-		conn = bpf_sk_storage_get(&pw_conns, child, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!conn) {
-			pw_count_map_full(PW_EV_ACCEPT);
-			return 0;
-		}
-	}
-	if (!conn->judged)
-		pw_conn_accepted(conn, child, PW_SEEN_ACCEPT);
-	return 0;
-}
-
 SEC("fexit/inet_csk_accept")
 int BPF_PROG(pw_accept, struct sock *listener, struct proto_accept_arg *arg, struct sock *child)
 {
-	return pw_accept_returned(child);
+	if (child)
+		pw_conn_accept(child);
+	return 0;
 }
 
 /* until 6.9 (92ef0fd55ac8 "net: change proto and proto_ops accept type") */
@@ -41,7 +20,9 @@ SEC("fexit/inet_csk_accept")
 int BPF_PROG(pw_accept_6_9, struct sock *listener, int flags, int *err, _Bool kern,
 	struct sock *child)
 {
-	return pw_accept_returned(child);
+	if (child)
+		pw_conn_accept(child);
+	return 0;
 }
 
 static __always_inline int pw_touched(struct sock *sk, int ret)
@@ -54,7 +35,7 @@ static __always_inline int pw_touched(struct sock *sk, int ret)
 	/* two threads may touch it first, unlike the other hooks, which come before or after all */
 	if (conn && conn->established_ns && !conn->judged &&
 		__sync_bool_compare_and_swap(&conn->judged, 0, 1))
-		pw_conn_accepted(conn, sk, PW_SEEN_FIRST_IO);
+		pw_conn_accepted(conn, sk, PW_SEEN_FIRST_IO, 1);
 	return 0;
 }
 

@@ -159,28 +159,10 @@ int pw_sockops(struct bpf_sock_ops *ctx)
  */
 static __always_inline int pw_peer_named(struct bpf_sock_addr *ctx)
 {
-	struct pw_conn *conn, fresh = {};
-	struct pw_subject_key key;
-	struct tcp_sock *tp;
+	struct tcp_sock *tp = ctx->sk ? bpf_skc_to_tcp_sock(ctx->sk) : 0;
 
-	if (!ctx->sk)
-		return 1;
-	tp = bpf_skc_to_tcp_sock(ctx->sk);
-	if (!tp)
-		return 1;
-	conn = bpf_sk_storage_get(&pw_conns, tp, 0, 0);
-	if (!conn) {
-		if (!pw_subject_of(pw_current(), &key))
-			return 1;
-		fresh.established_ns = pw_established_ns((struct sock *)tp);
-		conn = bpf_sk_storage_get(&pw_conns, tp, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!conn) {
-			pw_count_map_full(PW_EV_ACCEPT);
-			return 1;
-		}
-	}
-	if (!conn->judged)
-		pw_conn_accepted(conn, (struct sock *)tp, PW_SEEN_ACCEPT);
+	if (tp)
+		pw_conn_accept((struct sock *)tp);
 	return 1;
 }
 
@@ -205,7 +187,7 @@ int pw_sock_release(struct bpf_sock *ctx)
 	if (!conn)
 		return 1;
 	if (!conn->judged && conn->established_ns)
-		pw_conn_accepted(conn, (struct sock *)ctx, PW_SEEN_RELEASE);
+		pw_conn_accepted(conn, (struct sock *)ctx, PW_SEEN_RELEASE, 1);
 	pw_conn_released(conn);
 	return 1;
 }

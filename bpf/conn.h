@@ -72,9 +72,11 @@ static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_v
 
 /*
  * `conn` is the socket's storage. Called in the context of the task that holds the socket: by the
- * hooks around accept(), by the first read or write, or by the last close.
+ * hooks around accept(), by the first read or write, or by the last close. Without a stamp it was
+ * counted when it came already, as an arrival that no phase was declared for.
  */
-static __always_inline void pw_conn_accepted(struct pw_conn *conn, struct sock *sk, __u32 seen_by)
+static __always_inline void pw_conn_accepted(
+	struct pw_conn *conn, struct sock *sk, __u32 seen_by, int stamped)
 {
 	struct task_struct *task = pw_current();
 	struct pw_subject_key key;
@@ -88,10 +90,13 @@ static __always_inline void pw_conn_accepted(struct pw_conn *conn, struct sock *
 		conn->established_ns = bpf_ktime_get_boot_ns();
 
 	d = pw_subject_of(task, &key);
-	if (!d)
+	if (!d) {
+		pw_count_connection(PW_DIR_ACCEPT, PW_UNDECLARED, PW_OK);
 		return;
+	}
 	pw_judge(d, &key, conn->established_ns, PW_DIR_ACCEPT, &on);
-	pw_count_connection(PW_DIR_ACCEPT, on.phase, on.verdict);
+	if (stamped || on.phase != PW_UNDECLARED)
+		pw_count_connection(PW_DIR_ACCEPT, on.phase, on.verdict);
 
 	stats = pw_stats_of(&key);
 	if (stats) {
@@ -110,6 +115,29 @@ static __always_inline void pw_conn_accepted(struct pw_conn *conn, struct sock *
 		return;
 	pw_identify(task, &process);
 	pw_conn_emit(&process, &on, sk, PW_EV_ACCEPT, conn->established_ns, seen_by);
+}
+
+/* For the hooks around accept(). The child may have been in the queue before its listener's stamp. */
+static __always_inline void pw_conn_accept(struct sock *child)
+{
+	struct pw_conn *conn, fresh = {};
+	struct pw_subject_key key;
+	int stamped = 1;
+
+	conn = bpf_sk_storage_get(&pw_conns, child, 0, 0);
+	if (!conn) {
+		if (!pw_subject_of(pw_current(), &key))
+			return;
+		stamped = 0;
+		fresh.established_ns = pw_established_ns(child);
+		conn = bpf_sk_storage_get(&pw_conns, child, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!conn) {
+			pw_count_map_full(PW_EV_ACCEPT);
+			return;
+		}
+	}
+	if (!conn->judged)
+		pw_conn_accepted(conn, child, PW_SEEN_ACCEPT, stamped);
 }
 
 static __always_inline void pw_conn_released(struct pw_conn *conn)

@@ -48,7 +48,7 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 {
 	struct proc_stat s = { 0 };
 	unsigned long long start;
-	char path[64], buf[2048], state, *open, *close, *line;
+	char path[64], buf[2048], state, *open, *close, *tgid, *uid;
 	size_t len;
 	int err;
 
@@ -73,8 +73,10 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 	err = read_file(path, buf, sizeof(buf));
 	if (err)
 		return err;
-	line = strstr(buf, "\nUid:");
-	if (!line || sscanf(line, " Uid: %u %u", &s.uid, &s.euid) != 2)
+	tgid = strstr(buf, "\nTgid:");
+	uid = strstr(buf, "\nUid:");
+	if (!tgid || !uid || sscanf(tgid, " Tgid: %d", &s.tgid) != 1 ||
+		sscanf(uid, " Uid: %u %u", &s.uid, &s.euid) != 2)
 		return -EPROTO;
 	*ret = s;
 	return 0;

@@ -13,6 +13,7 @@
 struct proc_stat {
 	char comm[PW_COMM_LEN];
 	pid_t ppid;
+	pid_t tgid; /* differs from the pid asked for if that is a thread's */
 	uint64_t start_ns; /* CLOCK_BOOTTIME, in units of PW_START_UNIT_NS */
 	uid_t uid, euid;
 };

@@ -411,6 +411,9 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 			r->phase);
 	if (proc_read(r->pid, &stat) < 0)
 		return fail(why, -ESRCH, "there is no process %d", r->pid);
+	if (stat.tgid != r->pid)
+		return fail(why, -ESRCH, "%d is a thread of process %d; declare for that one",
+			r->pid, stat.tgid);
 	/* what others wrote to the map comes first */
 	if (bpf_map_lookup_elem(s->k->phases, &key, &written) == 0) {
 		err = found(s, &key, written);
