@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#define _GNU_SOURCE 1
 #include <errno.h>
 #include <string.h>
 #include <strings.h>

@@ -148,7 +148,6 @@ static int show_events(
 /* Each run of lines has been flushed: there is nothing to clean up. */
 static void quit(int signal)
 {
-	(void)signal;
 	_exit(PW_EXIT_DONE);
 }
 

@@ -61,7 +61,6 @@ static size_t put_time(FILE *out, const json_t *subject, const char *key)
 
 static size_t put_label(FILE *out, const json_t *subject, const char *key)
 {
-	(void)key;
 	return put_subject(out, subject);
 }
 
