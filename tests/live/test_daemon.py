@@ -2,7 +2,6 @@
 """Start, restart, failure at start, and what is left of it all: nothing."""
 
 import contextlib
-import json
 import signal
 import socket
 import subprocess
@@ -82,22 +81,30 @@ def test_follower_learns_that_the_daemon_has_gone(own_daemon):
     assert follower.process.wait(DEADLINE) == 3
 
 
-def test_bpffs_is_mounted_where_it_is_missing(own_daemon, tmp_path):
-    """In a mount namespace of its own, with nothing mounted below the pin directory's parent."""
+def test_bpffs_is_mounted_where_it_is_missing(own_daemon):
+    """In a mount namespace of its own, where it is unmounted first."""
     before = loaded()
-    own_daemon.pin_dir = tmp_path / "bpf" / "phasewatch"
-    script = 'mkdir -p "$0"; "$@" & trap "kill $!" TERM; wait; wait; ls "$0"/phasewatch; umount "$0"'
-    process = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script, str(tmp_path / "bpf"), *own_daemon.command()],
+    script = """
+        umount --all-targets --recursive /sys/fs/bpf
+        pins=$1
+        shift
+        "$@" &
+        trap 'kill $!' TERM
+        wait
+        wait $! && ls "$pins"
+    """
+    own_daemon.process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(own_daemon.pin_dir),
+         *own_daemon.command()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    own_daemon.process = process
+    )  # fmt: skip
     harness.wait_until(own_daemon.ready, "the daemon is there")
-    process.terminate()
-    pins, said = process.communicate(timeout=DEADLINE)
+    own_daemon.process.terminate()
+    pins, said = own_daemon.process.communicate(timeout=DEADLINE)
     assert "pw_phases" in pins.split(), said
+    # The namespace has taken the mount and its pins along.
     assert_nothing_left(before, own_daemon.pin_dir)
 
 
@@ -201,7 +208,6 @@ def test_without_one_right(own_daemon, missing):
         ["--listen", "127.0.0.1:65536"],
         ["--listen", "127.0.0.1:-1"],
         ["--listen", "999.0.0.1:9464"],
-        ["--listen", ""],
         ["--socket", "x" * 108],
         ["--socket", ""],
         ["--pin-dir", ""],
@@ -225,6 +231,11 @@ def test_bad_options(own_daemon, options):
 def misrouted_events(daemon, pid):
     """Also what the kernel kept while no daemon was there; `recent` is what was delivered."""
     return [e for e in daemon.recent() if e["type"] == "accept" and e["subject"]["id"] == pid]
+
+
+def always(found):
+    """Without the links of the hooks that the daemon itself attaches while something drains."""
+    return {x for x in found if x[0] != "link" or not x[2].startswith("pw_first_")}
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -260,7 +271,7 @@ def test_takeover(own_daemon, server, end):
     ]
     assert seen >= {c.src[1] for c in alone}
     accepts(events, alone + after, s.pid, since=since)
-    assert loaded() == before, "the pinned programs and maps are used again"
+    assert always(loaded()) == always(before), "the pinned programs and maps are used again"
 
 
 def test_takeover_keeps_refusing(own_daemon, actor):
@@ -330,8 +341,8 @@ def test_probe(daemon):
     before = loaded()
     done = daemon.run("probe")
     assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert loaded() - before == set()
+    assert "pw_sockops" in done.stdout
+    harness.wait_until(lambda: loaded() <= before, "what probe loaded is gone")
 
 
 # The stream ---------------------------------------------------------------------------------
@@ -356,21 +367,30 @@ def test_slow_follower_does_not_hold_up_others(own_daemon, actor):
 
 
 def test_lost_events_are_counted(own_daemon, actor):
-    """While the daemon is stopped the ring buffer fills; what it cannot hold is a `lost` event, and
-    seq has no gap over what was delivered and lost."""
+    """While the daemon is stopped the ring buffer fills. What it cannot hold, or what the follower is
+    too slow for, is a `lost` event in its place, and seq has no gap over all of it."""
     own_daemon.start()
     one = actor()
     own_daemon.declare("DRAIN", one.pid)
     watch = own_daemon.watch()
-    own_daemon.process.send_signal(signal.SIGSTOP)
-    closed = harness.free_port()
     wanted = 60_000
-    one.call("connect_storm", "127.0.0.1", closed, wanted)
-    own_daemon.process.send_signal(signal.SIGCONT)
-    events = watch.collect()
-    delivered = sum(e["type"] == "connect" for e in events)
-    lost = sum(e.get("by_type", {}).get("connect", 0) for e in events if e["type"] == "lost")
-    assert delivered + lost == wanted
-    assert lost > 0, "the ring buffer was to be filled; raise the number of connections"
+    own_daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        one.call("connect_storm", "127.0.0.1", harness.free_port(), wanted)
+    finally:
+        own_daemon.process.send_signal(signal.SIGCONT)
+
+    def count():
+        events = watch.follower.events[watch.first :]
+        delivered = sum(e["type"] == "connect" for e in events)
+        lost = sum(e.get("by_type", {}).get("connect", 0) for e in events if e["type"] == "lost")
+        return delivered, lost
+
+    harness.wait_until(lambda: sum(count()) >= wanted, "each connect is delivered or lost")
+    watch.collect()
+    delivered, lost = count()
+    assert (delivered + lost, delivered > 0, lost > 0) == (wanted, True, True)
     assert own_daemon.subject(one.pid)["connects_misrouted"] == wanted
-    assert json.loads(json.dumps(events[-1])) == events[-1]
+    metrics = own_daemon.metrics()
+    assert metrics.misrouted(type="connect") == wanted
+    assert metrics.sum("phasewatch_events_lost_total", type="connect", stage="ring") > 0

@@ -11,8 +11,9 @@ import sys
 
 import expect
 import pytest
+from expect import now_ns
 from harness import SERVERS, wait_until
-from peers import Held, connect_and_ask
+from peers import Held, connect_and_ask, start_ns
 
 
 def exits(events):
@@ -148,6 +149,7 @@ def test_members_that_outlive_the_subject(daemon, watch, server):
 # Reused pids --------------------------------------------------------------------------------
 
 CLONE3 = 435
+START_UNIT_NS = 10**7
 
 
 def fork_with_pid(pid):
@@ -163,6 +165,14 @@ def fork_with_pid(pid):
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def group_exists(pid):
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -187,13 +197,17 @@ def server_with_pid(pid):
 @pytest.mark.parametrize("who", ["subject", "member"])
 def test_reused_pid(daemon, watch, server, who):
     """Another process with the pid of a subject or member that has ended is nobody: neither its
-    connections nor its end are events."""
+    connections nor its end are events. Two processes that start within 10 ms, the resolution of
+    /proc, are not told apart: far less than it takes to use up all pids."""
     s = server("prefork")
     worker = s.line()["worker"]
     daemon.declare("DRAIN", s.pid)
+    wait_until(lambda: now_ns() > start_ns(worker) + 2 * START_UNIT_NS, "10 ms have passed")
     if who == "subject":
         pid = s.pid
         s.stop()
+        # Its number is also that of its process group, as long as that has a member.
+        wait_until(lambda: not group_exists(pid), "the orphaned workers are reaped")
     else:
         pid = worker
         for _ in range(2):
