@@ -114,8 +114,8 @@ static void test_absent_and_ill_typed_fields(void **state)
 {
 	static const char *const lines[] = {
 		"{}",
-		"{\"time\":5,\"type\":[],\"phase\":{},\"phase_age_ns\":\"x\",\"process\":3,"
-		"\"subject\":null,\"src\":[],\"dst\":\"x\",\"client\":1,\"verdict\":7}",
+		"{\"time\":5,\"type\":[],\"phase\":{},\"phase_age_ns\":\"x\",\"process\":3}",
+		"{\"subject\":null,\"src\":[],\"dst\":\"x\",\"client\":1,\"verdict\":7}",
 		"{\"type\":\"accept\",\"queue_ns\":-1,\"seen_by\":9,\"src\":{\"port\":-1}}",
 		"{\"type\":\"connect\",\"connect_ns\":1.5,\"result\":null}",
 		"{\"type\":\"exit\",\"code\":\"0\",\"signal\":[]}",
