@@ -8,7 +8,6 @@
 #include "opts.h"
 #include "util.h"
 
-#define OPTIONS_MAX 32
 #define HELP_WIDTH 90
 
 /* What getopt_long returns for the row i of a table is FIRST_ROW + i; letters are below. */
@@ -278,7 +277,7 @@ static int set_option(const struct opt *opt, const char *origin, const char *val
 static int set_unseen(
 	const struct opts_spec *spec, const bool *seen, void *options, struct text *error)
 {
-	for (size_t i = 0; spec->options[i].kind; i++) {
+	for (size_t i = 0; i < OPTS_ROWS_MAX && spec->options[i].kind; i++) {
 		const struct opt *opt = &spec->options[i];
 		const char *value = opt->env ? getenv(opt->env) : NULL;
 		const char *origin = opt->env;
@@ -299,8 +298,8 @@ static int set_unseen(
 
 /* getopt's view of a table: ":" first, so that a missing value is told from an unknown option. */
 struct getopt_tables {
-	struct option longs[OPTIONS_MAX + 2];
-	char shorts[2 * OPTIONS_MAX + 3];
+	struct option longs[OPTS_ROWS_MAX + 2];
+	char shorts[2 * OPTS_ROWS_MAX + 3];
 };
 
 static size_t make_tables(const struct opts_spec *spec, struct getopt_tables *t)
@@ -310,7 +309,7 @@ static size_t make_tables(const struct opts_spec *spec, struct getopt_tables *t)
 
 	*s++ = ':';
 	*s++ = 'h';
-	for (i = 0; i < OPTIONS_MAX && spec->options[i].kind; i++) {
+	for (i = 0; i < OPTS_ROWS_MAX && spec->options[i].kind; i++) {
 		const struct opt *opt = &spec->options[i];
 		bool flag = opt->kind == OPT_KIND_FLAG;
 
@@ -369,7 +368,7 @@ int opts_parse(const struct opts_spec *spec, int argc, char **argv, void *option
 	struct opts_args *args, char error[static OPTS_ERROR_LEN])
 {
 	struct text text = { .buf = error, .size = OPTS_ERROR_LEN };
-	bool seen[OPTIONS_MAX] = { false };
+	bool seen[OPTS_ROWS_MAX] = { false };
 	struct getopt_tables tables;
 	size_t rows = make_tables(spec, &tables);
 	struct opts_args left;

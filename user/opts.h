@@ -73,6 +73,9 @@ struct opt {
 	const char *help; /* limits, fallback and env are appended by --help itself */
 };
 
+/* Rows of a table that are looked at. */
+#define OPTS_ROWS_MAX 64
+
 /* Values as given, in order; those of choices as the table spells them. */
 #define OPTS_LIST_MAX 32
 struct opts_list {
