@@ -121,18 +121,15 @@ static void test_absent_and_ill_typed_fields(void **state)
 		"{\"type\":\"exit\",\"code\":\"0\",\"signal\":[]}",
 		"{\"type\":\"phase\",\"by\":[],\"from\":1,\"to\":2,\"epoch\":-3,\"reason\":{}}",
 		"{\"type\":\"lost\",\"count\":-1,\"by_type\":[1,2],\"stage\":0}",
-		"{\"type\":\"new\",\"a\":1e400,\"b\":null,\"c\":-5,\"d_ns\":-5,\"_ns\":1}",
+		"{\"type\":\"new\",\"a\":1e300,\"b\":null,\"c\":-5,\"d_ns\":-5,\"_ns\":1}",
 		"{\"type\":\"accept\",\"phase_age_ns\":9223372036854775807,\"phase\":\"DRAIN\"}",
 	};
 
 	shown(lines[0], "--:--:--.---  ?\n");
 	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
-		json_t *event = json_loads(lines[i], 0, NULL);
-		_cleanup_(freep) char *text = event ? print(lines[i], true) : NULL;
+		_cleanup_(freep) char *text = print(lines[i], true);
 
-		if (text)
-			assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
-		json_decref(event);
+		assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
 	}
 }
 
