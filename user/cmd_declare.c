@@ -33,7 +33,7 @@ static const struct opt options[] = {
 const struct opts_spec declare_spec = {
 	.name = "declare",
 	.args = "PHASE",
-	.summary = "Declare the phase of a process and its descendants",
+	.summary = "declare the phase of a process and its descendants",
 	.details = "PHASE is INIT, ACTIVE, DRAIN or SHUTDOWN. Within one epoch phases only move "
 		   "forward. A process may declare itself and its descendants, root anything.",
 	.options = options,

@@ -47,7 +47,7 @@ static const struct opt options[] = {
 
 const struct opts_spec events_spec = {
 	.name = "events",
-	.summary = "Show the recent events, or follow them live",
+	.summary = "show the recent events, or follow them live",
 	.details = "An event is shown if it matches one value of each filter that is given.",
 	.options = options,
 };

@@ -27,7 +27,7 @@ static const struct opt options[] = {
 
 const struct opts_spec ps_spec = {
 	.name = "ps",
-	.summary = "List the subjects: their phase, and what has reached them",
+	.summary = "list the subjects: their phase, and what has reached them",
 	.details =
 		"INFLIGHT counts open accepted connections, MISROUTED the accepts in INIT, DRAIN "
 		"or SHUTDOWN, CONNECTS the misrouted connects out; SETTLE is the time from DRAIN "
