@@ -67,7 +67,7 @@ static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_v
 	rec->begin_ns = begin_ns;
 	rec->how = how;
 	rec->reserved = 0;
-	pw_submit(rec);
+	pw_submit(&rec->h);
 }
 
 /*

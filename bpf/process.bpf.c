@@ -19,7 +19,7 @@ static __always_inline void pw_task_emit(struct task_struct *task, __u16 type)
 		return;
 	pw_head(&rec->h, type, sizeof(*rec), bpf_ktime_get_boot_ns());
 	pw_identify(task, &rec->process);
-	pw_submit(rec);
+	pw_submit(&rec->h);
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -145,7 +145,7 @@ int BPF_PROG(pw_process_exit, struct task_struct *task)
 	pw_judge(d, &key, rec->h.time_ns, PW_DIR_CONNECT, &rec->on);
 	rec->status = pw_wait_status(task);
 	rec->connections = pw_open_connections(task);
-	pw_submit(rec);
+	pw_submit(&rec->h);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include "compact.h"
 #include "opts.h"
+#include "utf8.h"
 #include "util.h"
 
 /* Where the columns begin. A cell that is too wide pushes the next one, not those after it. */
@@ -52,28 +53,6 @@ static bool text_is(const json_t *text, const char *expected)
 	return text && !strcmp(json_string_value(text), expected);
 }
 
-/* Length of the UTF-8 sequence at `s` and its code point; 0 if it is none. */
-static size_t decode(const unsigned char *s, size_t len, uint32_t *ret)
-{
-	static const uint32_t smallest[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	uint32_t c = s[0];
-	size_t n = c < 0x80 ? 1 : c < 0xc0 ? 0 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : c < 0xf8 ? 4 : 0;
-
-	if (!n || n > len)
-		return 0;
-	if (n > 1)
-		c &= 0x7f >> n;
-	for (size_t i = 1; i < n; i++) {
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (s[i] & 0x3f);
-	}
-	if (c < smallest[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-		return 0;
-	*ret = c;
-	return n;
-}
-
 /* What could move the cursor, hide text or change its direction: C0, C1, and invisible formats. */
 static bool is_unsafe(uint32_t c)
 {
@@ -105,7 +84,7 @@ size_t put_text(FILE *out, const char *text, size_t len)
 
 	while (len) {
 		uint32_t c = 0;
-		size_t n = decode((const unsigned char *)text, len, &c);
+		size_t n = utf8_decode((const unsigned char *)text, len, &c);
 
 		if (n && !is_unsafe(c)) {
 			fwrite(text, 1, n, out);

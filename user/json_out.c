@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "json_out.h"
+#include "utf8.h"
 
 void json_free(struct json_out *j)
 {
@@ -128,38 +129,12 @@ void json_bool(struct json_out *j, const char *key, bool v)
 		json_raw(j, v ? "true" : "false", v ? 4 : 5);
 }
 
-/* Length of the UTF-8 sequence at s (at most n bytes), 0 if it is none. */
-static size_t utf8_len(const unsigned char *s, size_t n)
-{
-	unsigned char c = s[0], low = 0x80, high = 0xbf;
-	size_t len;
-
-	if (c >= 0xc2 && c <= 0xdf) {
-		len = 2;
-	} else if (c >= 0xe0 && c <= 0xef) {
-		len = 3;
-		low = c == 0xe0 ? 0xa0 : 0x80; /* no overlong forms */
-		high = c == 0xed ? 0x9f : 0xbf; /* no surrogates */
-	} else if (c >= 0xf0 && c <= 0xf4) {
-		len = 4;
-		low = c == 0xf0 ? 0x90 : 0x80;
-		high = c == 0xf4 ? 0x8f : 0xbf;
-	} else {
-		return 0;
-	}
-	if (len > n || s[1] < low || s[1] > high)
-		return 0;
-	for (size_t i = 2; i < len; i++)
-		if (s[i] < 0x80 || s[i] > 0xbf)
-			return 0;
-	return len;
-}
-
 void json_strn(struct json_out *j, const char *key, const char *text, size_t n)
 {
 	static const char hex[] = "0123456789abcdef";
 	const unsigned char *s = (const unsigned char *)text;
 	char *p = value(j, key, 6 * n + 2);
+	uint32_t code;
 	size_t len;
 
 	if (!p)
@@ -176,7 +151,7 @@ void json_strn(struct json_out *j, const char *key, const char *text, size_t n)
 			p += 6;
 		} else if (s[i] < 0x80) {
 			*p++ = s[i];
-		} else if ((len = utf8_len(s + i, n - i))) {
+		} else if ((len = utf8_decode(s + i, n - i, &code))) {
 			memcpy(p, s + i, len);
 			p += len;
 			i += len - 1;

@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
@@ -22,8 +23,9 @@
 #define MEMBERS_OUT_MAX 65536
 
 /*
- * What each program is for. `needs` is the tracepoint's type in the kernel's BTF; where it is
- * missing, the program is not loaded. Where a required one cannot be had, nothing starts.
+ * What each program is for. `needs` is a name in the kernel's BTF, of a tracepoint's type or of the
+ * function behind a helper; where it is missing, the program is not loaded. Where a required one
+ * cannot be had, nothing starts.
  */
 static const struct hook_spec {
 	const char *program;
@@ -43,10 +45,11 @@ static const struct hook_spec {
 		"accept(), IPv4, exactly", "nothing works" },
 	{ "pw_getpeername6", "cgroup/getpeername6", HOOK_CGROUP, true, NULL,
 		"accept(), IPv6, exactly", "nothing works" },
-	{ "pw_accept", "fexit/inet_csk_accept", HOOK_TRACING, false, NULL,
+	{ "pw_accept", "fexit/inet_csk_accept", HOOK_TRACING, false, "bpf_sk_storage_get_tracing",
 		"accept() with a NULL address, at once",
 		"such accepts are seen at the first read or write, at the latest at the close", 2 },
-	{ "pw_accept_6_9", "fexit/inet_csk_accept", HOOK_TRACING, false, NULL,
+	{ "pw_accept_6_9", "fexit/inet_csk_accept", HOOK_TRACING, false,
+		"bpf_sk_storage_get_tracing",
 		"accept() with a NULL address, at once",
 		"such accepts are seen at the first read or write, at the latest at the close", 4 },
 	{ "pw_first_recv", "tp_btf/sock_recv_length", HOOK_ON_DEMAND, false,
@@ -66,8 +69,9 @@ static const struct hook_spec {
 		"btf_trace_sched_process_free", "the end of a membership", "nothing works" },
 	{ "pw_adopt", "iter/task", HOOK_ITERATOR, true, NULL,
 		"processes older than their subject's declaration", "nothing works" },
-	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, true, NULL,
-		"sockets older than the declaration", "nothing works" },
+	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, false, "bpf_sock_from_file",
+		"sockets older than the declaration",
+		"at a listener older than the declaration, only accept() with an address is seen" },
 };
 
 _Static_assert(ARRAY_SIZE(specs) <= KERNEL_HOOKS_MAX, "room for every hook");
@@ -98,7 +102,7 @@ static int fail(char *why, size_t len, int err, const char *fmt, ...)
 
 static int quiet(enum libbpf_print_level level, const char *fmt, va_list args)
 {
-	if (log_level < LOG_LEVEL_DEBUG)
+	if (!getenv("PHASEWATCH_DEBUG"))
 		return 0;
 	return vfprintf(stderr, fmt, args);
 }
@@ -166,20 +170,18 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 		return fail(why, len, -errno,
 			"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which CO-RE needs");
 	params = probe_fexit(btf);
-	p->fexit = params > 0;
-
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		const struct hook_spec *s = &specs[i];
 		struct bpf_program *prog;
 		int err = 0;
 
-		if (s->needs && btf__find_by_name_kind(btf, s->needs, BTF_KIND_TYPEDEF) < 0)
+		if (s->needs && btf__find_by_name(btf, s->needs) < 0)
 			err = -ENOENT;
-		else if (s->kind == HOOK_TRACING && s->accept_params) {
+		else if (s->accept_params)
 			err = params < 0 ? params : params == s->accept_params ? 0 : -ENOENT;
-			k->hooks[i].superseded = params == 4 ? s->accept_params == 2 :
-							       s->accept_params == 4;
-		}
+		if (s->accept_params && !err)
+			p->fexit = true;
+		k->hooks[i].superseded = s->accept_params == (params == 4 ? 2 : 4);
 		if (err && s->required)
 			return fail(why, len, err, "this kernel has no %s, which is needed for %s",
 				s->attaches_to, s->serves);
@@ -269,6 +271,7 @@ static int load(struct kernel *k, char *why, size_t len)
 		return fail(why, len, err,
 			"the kernel refused the BPF programs: %s (PHASEWATCH_DEBUG=1 shows its log)",
 			strerror(-err));
+	malloc_trim(0); /* the kernel's BTF, some 10 MB, was there for the load only */
 	k->phases = bpf_map__fd(p->skel->maps.pw_phases);
 	k->members = bpf_map__fd(p->skel->maps.pw_members);
 	k->stats = bpf_map__fd(p->skel->maps.pw_stats);
@@ -403,6 +406,7 @@ static int take_over(struct kernel *k)
 		if (is_prog ? p->progs[i] >= 0 : p->links[i] != NULL)
 			continue;
 		k->hooks[i].error = -errno;
+		k->hooks[i].superseded = specs[i].accept_params; /* it was told at the load */
 		if (specs[i].required)
 			return -ESTALE;
 	}
@@ -425,6 +429,7 @@ static void drop_handles(struct kernel *k)
 		closep(&p->armed[i]);
 		p->armed[i] = -1;
 		k->hooks[i].error = 0;
+		k->hooks[i].superseded = false;
 	}
 	if (!p->skel)
 		for (size_t i = 0; i < ARRAY_SIZE(pinned_maps); i++)
@@ -667,6 +672,8 @@ int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
 	char nothing[1];
 	ssize_t err;
 
+	if (prog < 0)
+		return 0;
 	for (int pass = 0; pass < 2; pass++) {
 		k->control->snapshot_connections = pass;
 		for (size_t i = 0; i < n; i++) {
@@ -685,11 +692,6 @@ int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
 		}
 	}
 	return 0;
-}
-
-bool kernel_armed(const struct kernel *k)
-{
-	return k->private->armed[spec_index("pw_first_recv")] >= 0;
 }
 
 int kernel_arm(struct kernel *k, bool on)

@@ -76,7 +76,6 @@ int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n
 int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n);
 /* Attaches or detaches the HOOK_ON_DEMAND programs. Nothing to do where fexit serves. */
 int kernel_arm(struct kernel *k, bool on);
-bool kernel_armed(const struct kernel *k);
 
 /* The counters' sum over all CPUs. */
 int kernel_read_counters(const struct kernel *k, struct pw_counters *ret);
