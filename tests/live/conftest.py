@@ -5,9 +5,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import harness
-import peers
 import pytest
+
+pytest.register_assert_rewrite("harness", "peers", "expect")
+
+import harness  # noqa: E402
+import peers  # noqa: E402
 
 
 def pytest_configure(config):
@@ -34,7 +37,8 @@ def directories():
 
 @pytest.fixture(scope="session")
 def public(directories):
-    """The program and the scripts where everybody may use them: the tree may be in a private home."""
+    """The program and the scripts where everybody may use them: the tree may be in a private home.
+    And a copy does not change when somebody builds meanwhile."""
     directory = Path(directories())
     shutil.copy(harness.BINARY, directory / "phasewatch")
     shutil.copytree(harness.SERVERS, directory / "servers")
@@ -42,23 +46,23 @@ def public(directories):
 
 
 @pytest.fixture(scope="session")
-def daemon(directories):
+def daemon(directories, public):
     """The daemon that most tests share. At the end it goes, and must leave nothing."""
     before = harness.loaded()
-    daemon = harness.Daemon(directories())
+    daemon = harness.Daemon(directories(), public / "phasewatch")
     try:
         yield daemon.start()
         assert daemon.stop() == 0, daemon.said()
-        assert harness.loaded() > before, "observing goes on without the daemon"
+        assert harness.loaded() - before, "observing goes on without the daemon"
     finally:
         daemon.remove()
     harness.assert_nothing_left(before, daemon.pin_dir)
 
 
 @pytest.fixture
-def own_daemon(directories):
+def own_daemon(directories, public):
     """A daemon of the test's own, not started yet."""
-    daemon = harness.Daemon(directories(), name="own")
+    daemon = harness.Daemon(directories(), public / "phasewatch", name="own")
     yield daemon
     daemon.remove()
 

@@ -27,7 +27,7 @@ def expect_gain(counts, phase, direction, total, misrouted):
     """A NULL-address accept may be counted as late as the server's close."""
     wait_until(
         lambda: counts.gained(phase)[direction][0] >= total,
-        f"{total} {direction}s counted in {phase}; now {counts.gained(phase)}",
+        lambda: f"{total} {direction}s counted in {phase}; now {counts.gained(phase)}",
     )
     assert counts.gained(phase)[direction] == (total, misrouted)
 
