@@ -37,19 +37,6 @@ struct api {
 	ino_t socket_ino;
 };
 
-static int fail(char *why, size_t len, int err, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int fail(char *why, size_t len, int err, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, len, fmt, args);
-	va_end(args);
-	return err;
-}
-
 /* ---- answers ---- */
 
 static void evbuffer_freep(struct evbuffer **b)

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -86,19 +85,6 @@ struct kernel_private {
 	bool made_dir;
 	bool fexit;
 };
-
-static int fail(char *why, size_t len, int err, const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
-
-static int fail(char *why, size_t len, int err, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, len, fmt, args);
-	va_end(args);
-	return err < 0 ? err : -EINVAL;
-}
 
 static int quiet(enum libbpf_print_level level, const char *fmt, va_list args)
 {

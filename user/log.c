@@ -19,3 +19,13 @@ void log_line(enum log_level level, const char *fmt, ...)
 	putc('\n', stderr);
 	funlockfile(stderr);
 }
+
+int fail(char *why, size_t size, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, size, fmt, args);
+	va_end(args);
+	return err;
+}

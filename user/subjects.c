@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <search.h>
-#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 #include <bpf/bpf.h>
@@ -131,19 +130,6 @@ void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch,
 	d->phase = phase;
 	d->since_ns = now_ns;
 	d->entered_ns[phase - 1] = now_ns;
-}
-
-static int fail(char why[static WHY_LEN], int err, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static int fail(char why[static WHY_LEN], int err, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, WHY_LEN, fmt, args);
-	va_end(args);
-	return err;
 }
 
 static bool same_start(uint64_t a, uint64_t b)
@@ -337,11 +323,11 @@ static int refuse_move(const struct subject *subject, enum phase_move move,
 	const struct pw_declaration *now = &subject->now;
 
 	if (move == MOVE_STALE)
-		return fail(why, -ESTALE,
+		return fail(why, WHY_LEN, -ESTALE,
 			"epoch %" PRIu64 " is older than epoch %" PRIu64
 			", which is in force for %s[%" PRIu64 "]; declare for that one or a later one",
 			epoch, (uint64_t)now->epoch, subject->name, (uint64_t)subject->key.id);
-	return fail(why, -ESTALE,
+	return fail(why, WHY_LEN, -ESTALE,
 		"%s[%" PRIu64 "] is in %s of epoch %" PRIu64
 		" and cannot go back to %s; phases only move forward, epoch %" PRIu64
 		" would start a new life cycle",
@@ -380,7 +366,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	}
 	if (err) {
 		subject->now = before;
-		return fail(why, err,
+		return fail(why, WHY_LEN, err,
 			err == -ESRCH ? "process %" PRIu64 " has just exited%s" :
 			err == -E2BIG ? "cannot declare %" PRIu64 ": the map is full%s" :
 					"cannot declare %" PRIu64 ": %s",
@@ -407,18 +393,18 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	int err;
 
 	if (!names_name(&declared_phase_names, r->phase))
-		return fail(why, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
+		return fail(why, WHY_LEN, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
 			r->phase);
 	if (proc_read(r->pid, &stat) < 0)
-		return fail(why, -ESRCH, "there is no process %d", r->pid);
+		return fail(why, WHY_LEN, -ESRCH, "there is no process %d", r->pid);
 	if (stat.tgid != r->pid)
-		return fail(why, -ESRCH, "%d is a thread of process %d; declare for that one",
+		return fail(why, WHY_LEN, -ESRCH, "%d is a thread of process %d; declare for that one",
 			r->pid, stat.tgid);
 	/* what others wrote to the map comes first */
 	if (bpf_map_lookup_elem(s->k->phases, &key, &written) == 0) {
 		err = found(s, &key, written);
 		if (err)
-			return fail(why, err, "cannot read pw_phases: %s", strerror(-err));
+			return fail(why, WHY_LEN, err, "cannot read pw_phases: %s", strerror(-err));
 	}
 
 	subject = find(s, &key);
@@ -430,7 +416,7 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	if (is_new) {
 		subject = add(s, &key);
 		if (!subject)
-			return fail(why, -ENOMEM, "out of memory");
+			return fail(why, WHY_LEN, -ENOMEM, "out of memory");
 		subject->now.start_ns = stat.start_ns;
 		choose_name(s, subject, &stat);
 	}
