@@ -1,9 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <jansson.h>
 #include <signal.h>
@@ -12,6 +7,13 @@
 #include "event.h"
 #include "names.h"
 #include "util.h"
+
+/* after our own: it has macros with plain names */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
 
 #define V4(a, b, c, d) { [10] = 0xff, [11] = 0xff, a, b, c, d }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <jansson.h>
 #include <string.h>
 #include <time.h>
 
 #include "json_out.h"
 #include "util.h"
+
+/* after our own: it has macros with plain names */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
 
 /* What has been written, read by somebody else's parser. */
 static json_t *parsed(const struct json_out *j)
