@@ -216,8 +216,7 @@ def test_descendants_by_command(daemon, nobody):
     """exec makes the command the parent of the process that it declares."""
     one = nobody()
     child = one.call("fork")
-    command = ["declare", "DRAIN", "--pid", str(child), "--socket", str(daemon.socket)]
-    one.begin("execute", *command)
+    one.begin("execute", *command_line(daemon, "declare", "DRAIN", "--pid", str(child)))
     assert one.wait() == 0
     assert daemon.subject(child)["phase"] == "DRAIN"
 
