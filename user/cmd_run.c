@@ -106,7 +106,7 @@ static int on_record(void *arg, void *data, size_t size)
 
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
-	struct event e = { .type = PW_EV_PHASE, .time_ns = clock_boot_ns(), .phase = *p };
+	struct event e = { .type = PW_EV_PHASE, .time_ns = p->now.since_ns, .phase = *p };
 	struct daemon *d = arg;
 
 	publish(d, &e, s->name);
