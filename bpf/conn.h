@@ -12,6 +12,7 @@
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
 #define TCP_LISTEN 10
 
 static __always_inline void pw_v4_mapped(__u8 to[16], __be32 addr)
@@ -51,6 +52,18 @@ static __always_inline __u64 pw_established_ns(struct sock *sk)
 	__u64 ns = BPF_CORE_READ((struct tcp_sock *)sk, rcvq_space.time) * 1000;
 
 	return ns + bpf_ktime_get_boot_ns() - bpf_ktime_get_ns();
+}
+
+/* Somebody read from it: then this is getpeername(2) on a connection that was accepted long ago. */
+static __always_inline int pw_was_read(struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u32 unread = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
+
+	/* the peer's FIN has a sequence number, but is no byte */
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE_WAIT && unread)
+		unread--;
+	return BPF_CORE_READ(tp, bytes_received) > unread;
 }
 
 static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_verdict_on *on,
@@ -129,6 +142,7 @@ static __always_inline void pw_conn_accept(struct sock *child)
 		if (!pw_subject_of(pw_current(), &key))
 			return;
 		stamped = 0;
+		fresh.judged = pw_was_read(child);
 		fresh.established_ns = pw_established_ns(child);
 		conn = bpf_sk_storage_get(&pw_conns, child, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!conn) {

@@ -72,6 +72,9 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	__u64 bytes_received;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
 	struct {
 		__u64 time;
 	} rcvq_space;
