@@ -95,6 +95,16 @@ def test_fork_for_each_connection(daemon, watch, server):
     assert {e["code"] for e in events} == {0}
 
 
+def test_many_members(daemon, server):
+    """Members come and go with each connection; only the declared process stays."""
+    s = server("fork-each")
+    daemon.declare("ACTIVE", s.pid)
+    connect_and_ask("127.0.0.1", s.port, 1009)
+    wait_until(lambda: daemon.subject(s.pid)["members"] <= 1, "all children are gone")
+    subject = daemon.subject(s.pid)
+    assert (subject["members"], subject["inflight"], subject["accepts"]) == (1, 0, 1009)
+
+
 def test_nginx_quits(daemon, watch, server):
     s = server("nginx")
     daemon.declare("DRAIN", s.pid)
