@@ -21,8 +21,8 @@ def by_src_port(events):
 
 def accepts(events, made, subject, acceptor=None, phase="DRAIN", since=0, seen_by=("accept",)):
     """Exactly one misrouted accept event for each connection: `made` are the clients' own records,
-    `subject` the declared pid, `since` when its phase was declared, at the earliest. Who accepted is
-    in the records, or is `acceptor`."""
+    `subject` the declared pid, `since` when its phase was declared, at the earliest. Who
+    accepted is in the records, or is `acceptor`."""
     events = [e for e in events if e["type"] == "accept"]
     assert sorted(e["src"]["port"] for e in events) == ports(made)
     found = by_src_port(events)
@@ -67,8 +67,8 @@ class Counts:
     SHOWN = ("accepts", "accepts_misrouted", "connects", "connects_misrouted")
 
     def gained(self, phase):
-        """(connections, misrouted) of accepts and connects in this phase, by the metrics. ps does not
-        tell phases apart; its sums must agree."""
+        """(connections, misrouted) of accepts and connects in this phase, by the metrics. ps does
+        not tell phases apart; its sums must agree."""
         subject = self.daemon.subject(self.pid)
         metrics = self.daemon.metrics()
         gained = {}

@@ -148,7 +148,8 @@ class Daemon:
 
     def ready(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"the daemon exited with {self.process.returncode}:\n{self.said()}")
+            code = self.process.returncode
+            raise AssertionError(f"the daemon exited with {code}:\n{self.said()}")
         try:
             return self.get("/healthz").strip() == "ok"
         except (OSError, http.client.HTTPException):

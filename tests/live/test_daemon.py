@@ -372,8 +372,8 @@ def test_slow_follower_does_not_hold_up_others(own_daemon, actor):
 
 
 def test_lost_events_are_counted(own_daemon, actor):
-    """While the daemon is stopped the ring buffer fills. What it cannot hold, or what the follower is
-    too slow for, is a `lost` event in its place, and seq has no gap over all of it."""
+    """While the daemon is stopped the ring buffer fills. What it cannot hold, or what the follower
+    is too slow for, is a `lost` event in its place, and seq has no gap over all of it."""
     own_daemon.start()
     one = actor()
     own_daemon.declare("DRAIN", one.pid)

@@ -163,8 +163,8 @@ START_UNIT_NS = 10**7
 
 
 def fork_with_pid(pid):
-    """clone3(2) with set_tid; returns as fork(2) does. PyDLL keeps the interpreter's lock, which the
-    child could not get otherwise."""
+    """clone3(2) with set_tid; returns as fork(2) does. PyDLL keeps the interpreter's lock, which
+    the child could not get otherwise."""
     libc = ctypes.PyDLL(None, use_errno=True)
     set_tid = (ctypes.c_int * 1)(pid)
     # struct clone_args: exit_signal is the fifth field, set_tid and its size are the last two

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-"""PORT COUNT: so many connections to 127.0.0.1, at most 64 at a time, each read to its end. Says how
-many of them the server has closed in good order."""
+"""PORT COUNT: so many connections to 127.0.0.1, at most 64 at a time, each read to its end. Says
+how many of them the server has closed in good order."""
 
 import selectors
 import socket
