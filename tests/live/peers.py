@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -79,6 +80,10 @@ class Held:
     def __exit__(self, *_):
         for sock in self.sockets:
             sock.close()
+
+    def reset_at_close(self):
+        for sock in self.sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def send(self):
         for sock in self.sockets:

@@ -189,6 +189,33 @@ def test_outbound_connections_are_no_accepts(daemon, watch, actor, server):
     assert len(watch.collect("connect")) == 1
 
 
+def test_connections_that_nobody_accepted(daemon, watch, actor):
+    """They die with the listener."""
+    one = actor()
+    port = one.call("listen", "127.0.0.1")
+    daemon.declare("DRAIN", one.pid)
+    with Held("127.0.0.1", port, 23):
+        one.begin("exit", 0)
+        one.wait()
+        assert watch.collect("accept") == []
+
+
+@pytest.mark.parametrize("with_address", [True, False])
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_connections_that_the_client_has_left(daemon, watch, actor, how, with_address):
+    """They are accepted all the same."""
+    one = actor()
+    port = one.call("listen", "127.0.0.1")
+    daemon.declare("DRAIN", one.pid)
+    with Held("127.0.0.1", port, 23) as held:
+        if how == "reset":
+            held.reset_at_close()
+    one.call("accept_call", "accept4", with_address, 23)
+    one.call("close_connections")
+    ways = ("accept",) if with_address else NULL_THEN_CLOSE
+    expect.accepts(watch.collect(), held.made, one.pid, one.pid, seen_by=ways)
+
+
 @pytest.mark.parametrize("name, with_address", [("accept4", True), ("accept4", False)])
 def test_accept_queue_at_the_drain(daemon, watch, actor, name, with_address):
     """The arrival counts: what waited to be accepted when DRAIN was declared is not misrouted."""
@@ -422,11 +449,13 @@ def test_socket_activation(daemon, watch, actor):
         expect.accepts(watch.collect(), held.made, one.pid, one.pid, since=since)
 
 
-def test_connections_handed_over(daemon, watch, actor):
-    """Accepted by an ACTIVE process, used by a draining one: nothing was accepted there."""
+@pytest.mark.parametrize("phase", ["UNDECLARED", "ACTIVE"])
+def test_connections_handed_over(daemon, watch, actor, phase):
+    """Accepted by another process, used by a draining one: nothing was accepted there."""
     front, back = actor(), actor()
     port = front.call("listen", "127.0.0.1")
-    daemon.declare("ACTIVE", front.pid)
+    if phase != "UNDECLARED":
+        daemon.declare(phase, front.pid)
     daemon.declare("DRAIN", back.pid)
     with Held("127.0.0.1", port, 23) as held:
         front.call("accept", 23)
@@ -438,3 +467,19 @@ def test_connections_handed_over(daemon, watch, actor):
         back.call("peer_ports")
         back.call("close_connections")
         assert watch.collect("accept") == []
+
+
+@pytest.mark.parametrize("phase", ["UNDECLARED", "ACTIVE"])
+def test_outbound_connections_handed_over(daemon, watch, actor, server, phase):
+    """Opened by another process: that a draining one asks for the peer's name is no accept(2)."""
+    s = server("nonblocking")
+    front, back = actor(), actor()
+    if phase != "UNDECLARED":
+        daemon.declare(phase, front.pid)
+    daemon.declare("DRAIN", back.pid)
+    for _ in range(23):
+        front.call("connect", "127.0.0.1", s.port, True)
+    front.hand_over("connections", back)
+    assert back.call("peer_ports") == [s.port] * 23
+    back.call("close_connections")
+    assert watch.collect("accept") == []
