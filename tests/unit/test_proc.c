@@ -30,6 +30,7 @@ struct child {
 
 static struct child child_start(void (*prepare)(void *arg), void *arg)
 {
+	pid_t parent = getpid();
 	struct child c;
 	int fds[2];
 
@@ -40,7 +41,7 @@ static struct child child_start(void (*prepare)(void *arg), void *arg)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (prepare)
 			prepare(arg);
-		if (write(fds[1], "", 1) != 1)
+		if ((!prepare && getppid() != parent) || write(fds[1], "", 1) != 1)
 			_exit(1);
 		for (;;)
 			pause();
