@@ -3,6 +3,7 @@
 #   make demo    installs what it lacks, builds, and shows the main job on HAProxy and nginx
 #   make test    the same, and runs all tests
 #   make build   builds build/phasewatch only
+#   make test-kernels [KERNELS="5.10 6.1 ..."]   boots Debian kernels under QEMU and tests there
 #   make install PREFIX=/usr/local
 
 VERSION := 0.1.0
@@ -33,13 +34,16 @@ BPF_OBJECTS := $(patsubst %.c,$(B)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.
 OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c))
 UNIT_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
 
-.PHONY: demo test build unit install clean
+.PHONY: demo test test-kernels build unit install clean
 .DELETE_ON_ERROR:
 
 demo:
 	@tools/deps build demo
 	@$(MAKE) --no-print-directory -s build
 	@tools/demo
+
+test-kernels: build
+	@tests/kernels/run $(KERNELS)
 
 test:
 	@tools/deps build test

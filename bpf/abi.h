@@ -58,6 +58,18 @@ enum pw_event_type {
 	PW_EV_TYPES,
 };
 
+/*
+ * Of two processes with one pid, as far as both start times are known. One that is a multiple of
+ * PW_START_UNIT_NS is taken for one from /proc, which shows no more; the kernel's own are exact.
+ */
+static inline int pw_same_start(__u64 a, __u64 b)
+{
+	if (!a || !b || a == b)
+		return 1;
+	return (a % PW_START_UNIT_NS == 0 || b % PW_START_UNIT_NS == 0) &&
+	       a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
+}
+
 struct pw_record {
 	__u16 type; /* enum pw_event_type */
 	__u16 size; /* of the whole record */
@@ -139,7 +151,17 @@ struct pw_stats {
 	__u64 last_misrouted_ns; /* when it arrived */
 	__s64 inflight; /* accepted and not released */
 	__s64 members;
-	__u64 life; /* tells this subject from an earlier one with the same key */
+	__u64 life; /* when it was made: tells this subject from an earlier one with the same key */
+};
+
+/* pw_conns. What a tracked socket carries, 32 bytes: it is copied to each child of a listener (BPF_F_CLONE)
+ * on the path of the handshake's last segment, where memory is scarce. */
+struct pw_conn {
+	__u64 established_ns; /* 0: a listener, or a child whose handshake is not done */
+	__u64 subject;	      /* that accepted it; 0: none */
+	__u64 life;	      /* of that subject */
+	__u32 kind;
+	__u32 judged; /* counted, by whichever hook came first */
 };
 
 struct pw_counters { /* pw_counters, per CPU */
@@ -157,7 +179,6 @@ struct pw_control {
 	__u64 object_id; /* hash of the BPF object that made these pins */
 	__u64 grace_ns;
 	__u64 seq; /* of the next event */
-	__u64 next_life;
 	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
 	__u32 snapshot_connections; /* pw_snapshot's pass: 0 listeners, 1 connections */

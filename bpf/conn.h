@@ -54,6 +54,18 @@ static __always_inline __u64 pw_established_ns(struct sock *sk)
 	return ns + bpf_ktime_get_boot_ns() - bpf_ktime_get_ns();
 }
 
+/*
+ * It opened the connection: its port was chosen by connect(2), which marks the port's bucket so that
+ * no listener can share it [net/ipv4/inet_hashtables.c: __inet_hash_connect].
+ */
+static __always_inline int pw_was_connected(struct sock *sk)
+{
+	struct inet_bind_bucket *bucket =
+		BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_bind_hash);
+
+	return bucket && BPF_CORE_READ(bucket, fastreuse) < 0;
+}
+
 /* Somebody read from it: then this is getpeername(2) on a connection that was accepted long ago. */
 static __always_inline int pw_was_read(struct sock *sk)
 {
@@ -142,7 +154,7 @@ static __always_inline void pw_conn_accept(struct sock *child)
 		if (!pw_subject_of(pw_current(), &key))
 			return;
 		stamped = 0;
-		fresh.judged = pw_was_read(child);
+		fresh.judged = pw_was_connected(child) || pw_was_read(child);
 		fresh.established_ns = pw_established_ns(child);
 		conn = bpf_sk_storage_get(&pw_conns, child, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!conn) {

@@ -12,16 +12,6 @@
 
 #include "abi.h"
 
-/* What a tracked socket carries, 32 bytes: it is copied to each child of a listener (BPF_F_CLONE)
- * on the path of the handshake's last segment, where memory is scarce. */
-struct pw_conn {
-	__u64 established_ns; /* 0: a listener, or a child whose handshake is not done */
-	__u64 subject;	      /* that accepted it; 0: none */
-	__u64 life;	      /* of that subject */
-	__u32 kind;
-	__u32 judged; /* counted, by whichever hook came first */
-};
-
 /* A connect that is judged misrouted, from TCP_CONNECT_CB until its result is known. */
 struct pw_connect {
 	__u64 begin_ns;

@@ -41,6 +41,7 @@ static __always_inline struct pw_stats *pw_stats_of(struct pw_subject_key *key)
 
 	if (s)
 		return s;
+	fresh.life = bpf_ktime_get_boot_ns();
 	/* Somebody wrote pw_phases directly and the daemon has not noticed yet. */
 	bpf_map_update_elem(&pw_stats, key, &fresh, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&pw_stats, key);
@@ -74,7 +75,7 @@ static __always_inline void pw_judge(struct pw_declaration *d, struct pw_subject
 		phase = PW_UNDECLARED;
 
 	on->key = *key;
-	on->epoch = d->epoch;
+	on->epoch = d->epoch <= PW_EPOCH_MAX ? d->epoch : PW_EPOCH_MAX;
 	on->since_ns = since;
 	on->phase = phase;
 	on->source = d->source < PW_SOURCES ? d->source : PW_SOURCE_MAP;

@@ -26,12 +26,6 @@ static __always_inline __u64 pw_start_ns(struct task_struct *task)
 	return BPF_CORE_READ(task, group_leader, start_boottime);
 }
 
-/* Equal as far as both are known; /proc shows start times in units of 10 ms. */
-static __always_inline int pw_same_start(__u64 a, __u64 b)
-{
-	return !a || !b || a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
-}
-
 static __always_inline void pw_identify(struct task_struct *task, struct pw_process *p)
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);

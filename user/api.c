@@ -117,14 +117,10 @@ static pid_t parent_of(pid_t pid)
 /* Who is worth naming: behind our own command line, whoever ran it. */
 static pid_t declarer(pid_t peer)
 {
-	char path[64];
-	struct stat own, theirs;
+	struct proc_stat s;
 
-	snprintf(path, sizeof(path), "/proc/%d/exe", peer);
-	if (stat("/proc/self/exe", &own) == 0 && stat(path, &theirs) == 0 &&
-		own.st_dev == theirs.st_dev && own.st_ino == theirs.st_ino && parent_of(peer) > 0)
-		return parent_of(peer);
-	return peer;
+	return proc_read(peer, &s) == 0 && strcmp(s.comm, "phasewatch") == 0 && s.ppid > 0 ? s.ppid :
+											      peer;
 }
 
 /* Which process the body means; 0 and `why` if none. */
@@ -135,7 +131,7 @@ static pid_t target_of(json_t *body, const struct ucred *peer, char *why, size_t
 	bool parent = json_is_true(json_object_get(body, "parent"));
 
 	if (!!pid + self + parent != 1) {
-		fail(why, len, 0, "give one of \"pid\": N, \"self\": true or \"parent\": true");
+		fail_with(why, len, 0, "give one of \"pid\": N, \"self\": true or \"parent\": true");
 		return 0;
 	}
 	if (self)
@@ -144,7 +140,7 @@ static pid_t target_of(json_t *body, const struct ucred *peer, char *why, size_t
 		return parent_of(peer->pid);
 	if (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
 		json_integer_value(pid) > PID_MAX) {
-		fail(why, len, 0, "\"pid\" is to be an integer from 1 to %d", PID_MAX);
+		fail_with(why, len, 0, "\"pid\" is to be an integer from 1 to %d", PID_MAX);
 		return 0;
 	}
 	return json_integer_value(pid);
@@ -163,21 +159,21 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 		for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 			known |= strcmp(key, keys[i]) == 0;
 		if (!known)
-			return fail(why, len, -EINVAL,
+			return fail_with(why, len, -EINVAL,
 				"unknown field \"%.40s\"; use phase, pid, self, parent, epoch, reason",
 				key);
 	}
 	if (!phase || names_parse(&declared_phase_names, phase) < 0)
-		return fail(why, len, -EINVAL,
+		return fail_with(why, len, -EINVAL,
 			"no phase \"%.40s\"; use INIT, ACTIVE, DRAIN or SHUTDOWN",
 			phase ? phase : "");
 	r->phase = names_parse(&declared_phase_names, phase);
 	if (epoch && (!json_is_integer(epoch) || json_integer_value(epoch) < 1))
-		return fail(why, len, -EINVAL, "\"epoch\" is to be an integer from 1 on");
+		return fail_with(why, len, -EINVAL, "\"epoch\" is to be an integer from 1 on");
 	r->epoch = epoch ? json_integer_value(epoch) : 0;
 	if (reason &&
 		(!json_is_string(reason) || json_string_length(reason) > PW_REASON_LEN - 1))
-		return fail(why, len, -EINVAL, "\"reason\" is to be a text of at most %d bytes",
+		return fail_with(why, len, -EINVAL, "\"reason\" is to be a text of at most %d bytes",
 			PW_REASON_LEN - 1);
 	r->reason = json_string_value(reason);
 	return 0;
@@ -287,6 +283,9 @@ static void watcher_closed(struct evhttp_connection *conn, void *arg)
 
 	evhttp_connection_set_closecb(conn, NULL, NULL);
 	stream_unfollow(w->api->c.stream, w->follower);
+	/* libevent leaves an unfinished request to its user, unless the whole server is going */
+	if (!evhttp_request_get_connection(w->req))
+		evhttp_request_free(w->req);
 	free(w);
 }
 
@@ -376,6 +375,9 @@ static void get_events(struct api *api, struct evhttp_request *req, const struct
 	w->req = req;
 	evhttp_connection_set_closecb(conn, watcher_closed, w);
 	evhttp_connection_set_timeout(conn, 0); /* silence is no failure here */
+	/* libevent goes on reading what nobody will look at; the end is still seen */
+	bufferevent_setwatermark(
+		evhttp_connection_get_bufferevent(conn), EV_READ, 0, MAX_HEADERS);
 	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type",
 		"application/x-ndjson");
 	evhttp_send_reply_start(req, 200, NULL);
@@ -535,54 +537,70 @@ static int listen_unix(struct api *api, const char *path, char *why, size_t len)
 	int err;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return fail(why, len, -ENAMETOOLONG, "socket path %s is longer than %zu bytes",
+		return fail_with(why, len, -ENAMETOOLONG, "socket path %s is longer than %zu bytes",
 			path, sizeof(addr.sun_path) - 1);
 	strcpy(addr.sun_path, path);
 	if (is_served(&addr))
-		return fail(why, len, -EADDRINUSE, "another daemon serves %s", path);
+		return fail_with(why, len, -EADDRINUSE, "another daemon serves %s", path);
 	err = make_parent(path);
 	if (err)
-		return fail(why, len, err, "cannot make the directory of %s: %s", path,
+		return fail_with(why, len, err, "cannot make the directory of %s: %s", path,
 			strerror(-err));
 	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
 		unlink(path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return fail(why, len, -errno, "cannot listen on %s: %s", path, strerror(errno));
+		return fail_with(why, len, -errno, "cannot listen on %s: %s", path, strerror(errno));
 	/* Everybody may ask; what each may declare is decided for each request. */
 	if (chmod(path, 0666) < 0 || lstat(path, &st) < 0 || listen(fd, BACKLOG) < 0) {
 		err = -errno;
 		unlink(path);
-		return fail(why, len, err, "cannot listen on %s: %s", path, strerror(-err));
+		return fail_with(why, len, err, "cannot listen on %s: %s", path, strerror(-err));
 	}
 	api->socket_path = strdup(path);
 	api->socket_dev = st.st_dev;
 	api->socket_ino = st.st_ino;
 	if (!api->socket_path || evhttp_accept_socket(api->http, fd) < 0) {
 		unlink(path);
-		return fail(why, len, -ENOMEM, "out of memory");
+		return fail_with(why, len, -ENOMEM, "out of memory");
 	}
 	fd = -1;
+	return 0;
+}
+
+int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_len)
+{
+	struct sockaddr_storage addr;
+	int len = sizeof(addr);
+	in_port_t port;
+
+	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &len) < 0)
+		return -EINVAL;
+	port = addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port :
+					    ((struct sockaddr_in *)&addr)->sin_port;
+	if (!port) /* the parser's default */
+		return -EINVAL;
+	*ret = addr;
+	*ret_len = len;
 	return 0;
 }
 
 static int listen_tcp(struct api *api, const char *where, char *why, size_t len)
 {
 	struct sockaddr_storage addr;
-	int addr_len = sizeof(addr), one = 1;
 	_cleanup_(closep) int fd = -1;
+	int addr_len, one = 1;
 
-	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &addr_len) < 0)
-		return fail(why, len, -EINVAL,
-			"--listen %s is no ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464", where);
+	if (api_parse_listen(where, &addr, &addr_len) < 0)
+		return fail_with(why, len, -EINVAL, "%s is no ADDR:PORT", where);
 	fd = socket(addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
-		return fail(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0 || listen(fd, BACKLOG) < 0)
-		return fail(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
 	if (evhttp_accept_socket(api->http, fd) < 0)
-		return fail(why, len, -ENOMEM, "out of memory");
+		return fail_with(why, len, -ENOMEM, "out of memory");
 	fd = -1;
 	return 0;
 }
@@ -594,14 +612,14 @@ int api_new(struct api **ret, const struct api_context *context, const char *soc
 	int err = -ENOMEM;
 
 	if (!api)
-		return fail(why, len, -ENOMEM, "out of memory");
+		return fail_with(why, len, -ENOMEM, "out of memory");
 	api->c = *context;
 	api->http = evhttp_new(context->base);
 	if (api->http) {
 		evhttp_set_max_headers_size(api->http, MAX_HEADERS);
 		evhttp_set_max_body_size(api->http, MAX_BODY);
 		evhttp_set_timeout(api->http, IDLE_SECONDS);
-		evhttp_set_allowed_methods(api->http, EVHTTP_REQ_GET | EVHTTP_REQ_PUT);
+		evhttp_set_allowed_methods(api->http, UINT16_MAX); /* refused by serve(), in JSON */
 		evhttp_set_gencb(api->http, serve, api);
 		err = listen_unix(api, socket_path, why, len);
 		if (!err && *listen_on)

@@ -6,6 +6,7 @@
 #ifndef PW_API_H
 #define PW_API_H
 
+#include <sys/socket.h>
 #include <event2/event.h>
 
 #include "kernel.h"
@@ -30,6 +31,9 @@ int api_new(struct api **ret, const struct api_context *context, const char *soc
 	const char *listen, char *why, size_t why_len);
 /* Removes the socket as well. */
 void api_free(struct api *api);
+
+/* ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, with a port from 1 on. 0 or -EINVAL. */
+int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_len);
 
 /* May the process at the other end declare for `pid`? Exposed for tests. */
 bool api_may_declare(pid_t peer, uid_t uid, pid_t pid);

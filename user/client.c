@@ -8,6 +8,7 @@
 
 #include "client.h"
 #include "compact.h"
+#include "text.h"
 #include "opts.h"
 #include "util.h"
 

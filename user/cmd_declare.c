@@ -5,6 +5,7 @@
 #include "client.h"
 #include "commands.h"
 #include "compact.h"
+#include "text.h"
 #include "phasewatch/phase.h"
 #include "util.h"
 

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <errno.h>
 #include <string.h>
 #include <sys/utsname.h>
 
@@ -41,8 +40,7 @@ static void print_table(const struct kernel *k, const struct utsname *u)
 		if (h->superseded)
 			continue;
 		if (h->error)
-			snprintf(state, sizeof(state), "off: %s",
-				h->error == -ENOENT ? "not in this kernel" : strerror(-h->error));
+			snprintf(state, sizeof(state), "off: %s", kernel_why_off(h));
 		printf("%-16s  %-27s  %-16s  %-26s  %s\n", h->program, h->attaches_to,
 			kinds[h->kind], state, h->error ? h->without : h->serves);
 	}
@@ -68,7 +66,7 @@ static void print_json(const struct kernel *k, const struct utsname *u)
 		json_str(&j, "runs", kinds[h->kind]);
 		json_bool(&j, "on", !h->error);
 		if (h->error)
-			json_str(&j, "reason", strerror(-h->error));
+			json_str(&j, "reason", kernel_why_off(h));
 		json_str(&j, "serves", h->serves);
 		json_str(&j, "without", h->without);
 		json_close(&j, '}');

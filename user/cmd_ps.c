@@ -6,6 +6,7 @@
 #include "client.h"
 #include "commands.h"
 #include "compact.h"
+#include "text.h"
 #include "util.h"
 
 enum output { OUTPUT_TABLE, OUTPUT_JSON };

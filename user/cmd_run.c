@@ -296,7 +296,7 @@ static void tell_started(const struct daemon *d, const struct run_options *o)
 	for (size_t i = 0; i < d->kernel->n_hooks; i++)
 		if (d->kernel->hooks[i].error && !d->kernel->hooks[i].superseded)
 			log_info("%s is off (%s): %s", d->kernel->hooks[i].attaches_to,
-				strerror(-d->kernel->hooks[i].error), d->kernel->hooks[i].without);
+				kernel_why_off(&d->kernel->hooks[i]), d->kernel->hooks[i].without);
 	if (d->kernel->replaced)
 		log_warning("replaced the pins of another version in %s: its declarations and counters are gone",
 			o->pin_dir);
@@ -308,13 +308,19 @@ static void tell_started(const struct daemon *d, const struct run_options *o)
 int cmd_run(int argc, char **argv)
 {
 	struct run_options o = { 0 };
+	struct sockaddr_storage addr;
 	struct daemon d = { 0 };
 	struct opts_args args;
+	int code, addr_len;
 	char why[512];
-	int code;
 
 	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
 		return code;
+	if (*o.listen && api_parse_listen(o.listen, &addr, &addr_len) < 0) {
+		log_error("--listen '%s' is no ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464; "
+			  "see 'phasewatch run --help'", o.listen);
+		return PW_EXIT_USAGE;
+	}
 	signal(SIGPIPE, SIG_IGN);
 	if (daemon_start(&d, &o, why, sizeof(why)) < 0) {
 		log_error("%s", why);

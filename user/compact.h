@@ -18,12 +18,6 @@ void compact_print(FILE *out, json_t *event, bool colour);
 
 /* The pieces. Each returns the number of columns it took. */
 
-/*
- * Text with each byte of a control or direction-changing character, of invalid UTF-8, and each
- * backslash as \xNN.
- */
-size_t put_text(FILE *out, const char *text, size_t len);
-
 /* 740ns, 14us, 0.9ms, 1.530s, 2m05s, 3h07m, 4d11h; cut, not rounded. */
 size_t put_duration(FILE *out, uint64_t ns);
 

@@ -177,7 +177,7 @@ static void write_lost(struct json_out *j, const struct event_lost *l)
 	json_u64(j, "count", l->count);
 	json_open(j, "by_type", '{');
 	for (unsigned int t = 0; t < PW_EV_TYPES; t++)
-		if (l->by_type[t])
+		if (l->by_type[t] && event_type_name(t))
 			json_u64(j, event_type_name(t), l->by_type[t]);
 	json_close(j, '}');
 	json_str(j, "stage", l->stage);

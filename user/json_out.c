@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "json_out.h"
-#include "utf8.h"
+#include "text.h"
 
 void json_free(struct json_out *j)
 {

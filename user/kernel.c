@@ -13,8 +13,10 @@
 #include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <linux/magic.h>
+#include <netinet/tcp.h>
 
 #include "kernel.h"
+#include "borrow.h"
 #include "mounts.h"
 #include "pw.skel.h"
 #include "util.h"
@@ -70,7 +72,7 @@ static const struct hook_spec {
 		"processes older than their subject's declaration", "nothing works" },
 	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, false, "bpf_sock_from_file",
 		"sockets older than the declaration",
-		"at a listener older than the declaration, only accept() with an address is seen" },
+		"connections older than the declaration are not counted as in flight" },
 };
 
 _Static_assert(ARRAY_SIZE(specs) <= KERNEL_HOOKS_MAX, "room for every hook");
@@ -83,7 +85,6 @@ struct kernel_private {
 	char *pin_dir;
 	int lock;
 	bool made_dir;
-	bool fexit;
 };
 
 static int quiet(enum libbpf_print_level level, const char *fmt, va_list args)
@@ -153,7 +154,7 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 
 	btf = btf__load_vmlinux_btf();
 	if (!btf)
-		return fail(why, len, -errno,
+		return fail_with(why, len, -errno,
 			"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which CO-RE needs");
 	params = probe_fexit(btf);
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
@@ -165,11 +166,9 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 			err = -ENOENT;
 		else if (s->accept_params)
 			err = params < 0 ? params : params == s->accept_params ? 0 : -ENOENT;
-		if (s->accept_params && !err)
-			p->fexit = true;
 		k->hooks[i].superseded = s->accept_params == (params == 4 ? 2 : 4);
 		if (err && s->required)
-			return fail(why, len, err, "this kernel has no %s, which is needed for %s",
+			return fail_with(why, len, err, "this kernel has no %s, which is needed for %s",
 				s->attaches_to, s->serves);
 		k->hooks[i].error = err;
 		prog = bpf_object__find_program_by_name(p->skel->obj, s->program);
@@ -210,8 +209,9 @@ static int attach(struct kernel *k, char *why, size_t len)
 
 	cgroup = mounts_open_cgroup2();
 	if (cgroup < 0)
-		return fail(why, len, cgroup, "cannot open the cgroup2 root: %s",
-			strerror(-cgroup));
+		return fail_with(why, len, cgroup, "cannot open the root of cgroup v2: %s",
+			cgroup == -EXDEV ? "it is hidden by a cgroup namespace; run in the host's" :
+					   strerror(-cgroup));
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		const struct hook_spec *s = &specs[i];
 		struct bpf_program *prog;
@@ -229,7 +229,7 @@ static int attach(struct kernel *k, char *why, size_t len)
 			continue;
 		k->hooks[i].error = -errno;
 		if (s->required)
-			return fail(why, len, -errno, "cannot attach %s to %s: %s", s->program,
+			return fail_with(why, len, -errno, "cannot attach %s to %s: %s", s->program,
 				s->attaches_to, strerror(errno));
 	}
 	return 0;
@@ -243,10 +243,10 @@ static int load(struct kernel *k, char *why, size_t len)
 
 	p->skel = pw_bpf__open();
 	if (!p->skel)
-		return fail(why, len, -errno, "cannot open the BPF object: %s", strerror(errno));
+		return fail_with(why, len, -errno, "cannot open the BPF object: %s", strerror(errno));
 	missing_rights(missing, sizeof(missing));
 	if (*missing)
-		return fail(why, len, -EPERM,
+		return fail_with(why, len, -EPERM,
 			"not allowed to load BPF programs: missing %s; run it as root or with these capabilities",
 			missing);
 	err = choose_programs(k, why, len);
@@ -254,13 +254,14 @@ static int load(struct kernel *k, char *why, size_t len)
 		return err;
 	err = pw_bpf__load(p->skel);
 	if (err)
-		return fail(why, len, err,
+		return fail_with(why, len, err,
 			"the kernel refused the BPF programs: %s (PHASEWATCH_DEBUG=1 shows its log)",
 			strerror(-err));
 	malloc_trim(0); /* the kernel's BTF, some 10 MB, was there for the load only */
 	k->phases = bpf_map__fd(p->skel->maps.pw_phases);
 	k->members = bpf_map__fd(p->skel->maps.pw_members);
 	k->stats = bpf_map__fd(p->skel->maps.pw_stats);
+	k->conns = bpf_map__fd(p->skel->maps.pw_conns);
 	k->counters = bpf_map__fd(p->skel->maps.pw_counters);
 	k->events = bpf_map__fd(p->skel->maps.pw_events);
 	return attach(k, why, len);
@@ -285,6 +286,7 @@ static const struct {
 	{ "pw_phases", offsetof(struct kernel, phases) },
 	{ "pw_members", offsetof(struct kernel, members) },
 	{ "pw_stats", offsetof(struct kernel, stats) },
+	{ "pw_conns", offsetof(struct kernel, conns) },
 	{ "pw_counters", offsetof(struct kernel, counters) },
 	{ "pw_events", offsetof(struct kernel, events) },
 };
@@ -342,14 +344,14 @@ static int lock_dir(const char *dir, char *why, size_t len)
 	struct statfs fs;
 
 	if (fd < 0)
-		return fail(why, len, -errno, "cannot open pin directory %s: %s", dir,
+		return fail_with(why, len, -errno, "cannot open pin directory %s: %s", dir,
 			strerror(errno));
 	if (fstatfs(fd, &fs) < 0 || (unsigned long)fs.f_type != BPF_FS_MAGIC)
-		return fail(why, len, -EINVAL,
+		return fail_with(why, len, -EINVAL,
 			"pin directory %s is not on a BPF file system; choose one below /sys/fs/bpf",
 			dir);
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return fail(why, len, errno == EWOULDBLOCK ? -EBUSY : -errno,
+		return fail_with(why, len, errno == EWOULDBLOCK ? -EBUSY : -errno,
 			"another phasewatch daemon is running on %s", dir);
 	return TAKE_FD(fd);
 }
@@ -396,9 +398,6 @@ static int take_over(struct kernel *k)
 		if (specs[i].required)
 			return -ESTALE;
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
-		if (specs[i].accept_params && p->links[i])
-			p->fexit = true;
 	k->took_over = true;
 	return 0;
 }
@@ -437,15 +436,15 @@ static int open_pin_dir(struct kernel *k, const char *dir, char *why, size_t len
 
 	p->pin_dir = strdup(dir);
 	if (!p->pin_dir)
-		return fail(why, len, -ENOMEM, "out of memory");
+		return fail_with(why, len, -ENOMEM, "out of memory");
 	err = mounts_ensure_bpffs();
 	if (err)
-		return fail(why, len, err, "cannot mount the BPF file system on /sys/fs/bpf: %s",
+		return fail_with(why, len, err, "cannot mount the BPF file system on /sys/fs/bpf: %s",
 			strerror(-err));
 	if (mkdir(dir, 0755) == 0)
 		p->made_dir = true;
 	else if (errno != EEXIST)
-		return fail(why, len, -errno, "cannot make pin directory %s: %s", dir,
+		return fail_with(why, len, -errno, "cannot make pin directory %s: %s", dir,
 			strerror(errno));
 	p->lock = lock_dir(dir, why, len);
 	if (p->lock < 0)
@@ -458,7 +457,7 @@ static int open_pin_dir(struct kernel *k, const char *dir, char *why, size_t len
 	drop_handles(k);
 	err = remove_pins(dir, &removed);
 	if (err)
-		return fail(why, len, err, "cannot remove the old pins in %s: %s", dir,
+		return fail_with(why, len, err, "cannot remove the old pins in %s: %s", dir,
 			strerror(-err));
 	return 0;
 }
@@ -495,7 +494,7 @@ int kernel_pin(struct kernel *k, char *why, size_t len)
 		err = bpf_obj_pin(bpf_map__fd(p->skel->maps.pw_control), path);
 	}
 	if (err) {
-		fail(why, len, err, "cannot pin %s: %s", path, strerror(-err));
+		fail_with(why, len, err, "cannot pin %s: %s", path, strerror(-err));
 		remove_pins(p->pin_dir, &(bool){ false });
 		return err;
 	}
@@ -512,11 +511,11 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 	p = calloc(1, sizeof(*p));
 	if (!k || !p) {
 		free(p);
-		return fail(why, len, -ENOMEM, "out of memory");
+		return fail_with(why, len, -ENOMEM, "out of memory");
 	}
 	k->private = p;
 	p->lock = -1;
-	k->phases = k->members = k->stats = k->counters = k->events = -1;
+	k->phases = k->members = k->stats = k->conns = k->counters = k->events = -1;
 	k->n_hooks = ARRAY_SIZE(specs);
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		p->progs[i] = p->armed[i] = -1;
@@ -526,7 +525,7 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 	libbpf_set_print(quiet);
 	err = libbpf_num_possible_cpus();
 	if (err < 0)
-		return fail(why, len, err, "cannot count the CPUs: %s", strerror(-err));
+		return fail_with(why, len, err, "cannot count the CPUs: %s", strerror(-err));
 	k->cpus = err;
 
 	if (pin_dir) {
@@ -540,7 +539,7 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 			return err;
 		err = map_control(k, bpf_map__fd(p->skel->maps.pw_control));
 		if (err)
-			return fail(why, len, err, "cannot map pw_control: %s", strerror(-err));
+			return fail_with(why, len, err, "cannot map pw_control: %s", strerror(-err));
 		k->control->magic = PW_MAGIC;
 		k->control->abi = PW_ABI;
 		k->control->object_id = object_id();
@@ -580,12 +579,17 @@ int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t len)
 		return lock;
 	err = remove_pins(pin_dir, removed);
 	if (err)
-		return fail(why, len, err, "cannot remove the pins in %s: %s", pin_dir,
+		return fail_with(why, len, err, "cannot remove the pins in %s: %s", pin_dir,
 			strerror(-err));
 	if (rmdir(pin_dir) < 0 && errno != ENOENT)
-		return fail(why, len, -errno, "%s is left: it has files that are not phasewatch's",
+		return fail_with(why, len, -errno, "%s is left: it has files that are not phasewatch's",
 			pin_dir);
 	return 0;
+}
+
+const char *kernel_why_off(const struct hook *h)
+{
+	return h->error == -ENOENT ? "not in this kernel" : strerror(-h->error);
 }
 
 /* ---- verbs ---- */
@@ -652,14 +656,26 @@ int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n
 	return 0;
 }
 
+/* Listeners, so that their children are seen; connections, so that none is taken for a new one. */
+static void stamp_borrowed(int fd, int state, void *arg)
+{
+	const struct pw_conn fresh = { .judged = state != TCP_LISTEN };
+	const struct kernel *k = arg;
+
+	bpf_map_update_elem(k->conns, &fd, &fresh, BPF_NOEXIST);
+}
+
 int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
 {
 	int prog = k->private->progs[spec_index("pw_snapshot")];
 	char nothing[1];
 	ssize_t err;
 
-	if (prog < 0)
+	if (prog < 0) {
+		for (size_t i = 0; i < n; i++)
+			borrow_tcp_sockets(pids[i], stamp_borrowed, k);
 		return 0;
+	}
 	for (int pass = 0; pass < 2; pass++) {
 		k->control->snapshot_connections = pass;
 		for (size_t i = 0; i < n; i++) {
@@ -684,8 +700,6 @@ int kernel_arm(struct kernel *k, bool on)
 {
 	struct kernel_private *p = k->private;
 
-	if (p->fexit)
-		return 0;
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		if (specs[i].kind != HOOK_ON_DEMAND || k->hooks[i].error ||
 			on == (p->armed[i] >= 0))

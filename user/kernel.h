@@ -33,12 +33,16 @@ struct hook {
 	bool superseded;     /* off because another hook here is this kernel's variant */
 };
 
+/* A few words; only for one that is off. */
+const char *kernel_why_off(const struct hook *h);
+
 #define KERNEL_HOOKS_MAX 16
 
 struct kernel {
 	int phases; /* map file descriptors */
 	int members;
 	int stats;
+	int conns;
 	int counters;
 	int events;
 	struct pw_control *control; /* shared with the programs */
@@ -74,7 +78,7 @@ int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t why_len)
 int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n);
 /* Stamps the sockets that these members of a subject have open. */
 int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n);
-/* Attaches or detaches the HOOK_ON_DEMAND programs. Nothing to do where fexit serves. */
+/* Attaches or detaches the HOOK_ON_DEMAND programs. */
 int kernel_arm(struct kernel *k, bool on);
 
 /* The counters' sum over all CPUs. */

@@ -11,17 +11,25 @@
 #include "mounts.h"
 #include "util.h"
 
-/* The root of the hierarchy has inode 1; a cgroup namespace or bind mount shows a part of it. */
-static int open_root(const char *path)
+/*
+ * The root of the hierarchy has inode 1; a cgroup namespace or a bind mount shows a part of it.
+ * Takes the file descriptor.
+ */
+static int check_root(int dir)
 {
-	_cleanup_(closep) int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_(closep) int fd = dir;
 	struct stat st;
 
-	if (fd < 0)
-		return -errno;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	return st.st_ino == 1 ? TAKE_FD(fd) : -ENOENT;
+	return st.st_ino == 1 ? TAKE_FD(fd) : -EXDEV;
+}
+
+static int open_root(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : check_root(fd);
 }
 
 static int open_mounted(void)
@@ -51,7 +59,7 @@ static int open_detached(void)
 	fd = fsmount(fs, FSMOUNT_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	return fd;
+	return check_root(fd);
 }
 
 int mounts_open_cgroup2(void)

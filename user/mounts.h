@@ -5,7 +5,8 @@
 
 /*
  * A file descriptor of the root of the cgroup v2 hierarchy, wherever it is mounted; where it is not,
- * of a mount of our own that no path shows. Negative errno.
+ * of a mount of our own that no path shows. Negative errno; -EXDEV: a cgroup namespace hides the
+ * root.
  */
 int mounts_open_cgroup2(void);
 

@@ -49,8 +49,8 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 	struct proc_stat s = { 0 };
 	unsigned long long start;
 	char path[64], buf[2048], state, *open, *close, *tgid, *uid;
+	int err, threads;
 	size_t len;
-	int err;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	err = read_file(path, buf, sizeof(buf));
@@ -60,10 +60,11 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 	open = strchr(buf, '(');
 	close = strrchr(buf, ')');
 	if (!open || !close || sscanf(close + 1,
-		" %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-		&state, &s.ppid, &start) != 3)
+		" %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d %*d %llu",
+		&state, &s.ppid, &threads, &start) != 4)
 		return -EPROTO;
-	if (state == 'Z' || state == 'X')
+	/* where only the main thread has ended, the others go on */
+	if (state == 'X' || (state == 'Z' && threads <= 1))
 		return -ESRCH;
 	len = close - open - 1;
 	memcpy(s.comm, open + 1, len < sizeof(s.comm) ? len : sizeof(s.comm) - 1);
@@ -150,12 +151,7 @@ void proc_names_free(struct proc_names *n)
 	free(n);
 }
 
-static bool same_start(uint64_t a, uint64_t b)
-{
-	return a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
-}
-
-static struct exe_slot *exe_slot(struct proc_names *n, pid_t pid)
+static struct exe_slot *exe_slot(struct proc_names *n, uint32_t pid)
 {
 	return &n->exe[pid % EXE_SLOTS];
 }
@@ -177,7 +173,7 @@ static char *read_exe(const struct pw_process *p)
 
 	snprintf(link, sizeof(link), "/proc/%u/exe", p->pid);
 	len = readlink(link, path, sizeof(path) - 1);
-	if (len <= 0 || proc_read(p->pid, &s) < 0 || !same_start(s.start_ns, p->start_ns))
+	if (len <= 0 || proc_read(p->pid, &s) < 0 || !pw_same_start(s.start_ns, p->start_ns))
 		return NULL;
 	path[len] = '\0';
 	return strdup(path);
@@ -187,7 +183,7 @@ const char *proc_names_exe(struct proc_names *n, const struct pw_process *p)
 {
 	const struct exe_slot *slot = exe_slot(n, p->pid);
 
-	if (slot->path && slot->pid == (pid_t)p->pid && same_start(slot->start_ns, p->start_ns))
+	if (slot->path && slot->pid == (pid_t)p->pid && pw_same_start(slot->start_ns, p->start_ns))
 		return slot->path;
 	return remember_exe(n, p, read_exe(p));
 }

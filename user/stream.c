@@ -26,7 +26,7 @@ struct follower {
 	LIST_ENTRY(follower) entry;
 	struct stream_filter filter;
 	struct evbuffer *queue;
-	uint64_t queued[PW_EV_TYPES]; /* by type, since the last flush */
+	uint64_t queued[PW_EV_TYPES]; /* sequence numbers by type, since the last flush */
 	struct event_lost missed;
 	uint64_t missed_seq; /* of the first one */
 	follower_send_fn send;
@@ -103,6 +103,16 @@ static struct gist gist_of(const struct event *e)
 	return g;
 }
 
+/* In sequence numbers: a lost event stands for many. */
+static void count_queued(struct follower *f, const struct event *e)
+{
+	if (e->type != PW_EV_LOST)
+		f->queued[e->type]++;
+	else
+		for (size_t t = 0; t < PW_EV_TYPES; t++)
+			f->queued[t] += e->lost.by_type[t];
+}
+
 int stream_publish(struct stream *s, const struct event *e, const struct event_names *names)
 {
 	struct kept *k = &s->recent[s->next % STREAM_RECENT];
@@ -123,7 +133,7 @@ int stream_publish(struct stream *s, const struct event *e, const struct event_n
 			if (evbuffer_get_length(f->queue) == 0 && !f->missed.count)
 				f->missed_seq = gist.seq;
 			evbuffer_add(f->queue, s->line.text, s->line.len);
-			f->queued[gist.type]++;
+			count_queued(f, e);
 		}
 
 	line = realloc(k->line, s->line.len);

@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "names.h"
+#include "opts.h"
 #include "subjects.h"
 #include "util.h"
 
@@ -132,11 +133,6 @@ void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch,
 	d->entered_ns[phase - 1] = now_ns;
 }
 
-static bool same_start(uint64_t a, uint64_t b)
-{
-	return !a || !b || a / PW_START_UNIT_NS == b / PW_START_UNIT_NS;
-}
-
 /* A unit's name says more than its program's. */
 static void choose_name(struct subjects *s, struct subject *subject, const struct proc_stat *stat)
 {
@@ -162,7 +158,7 @@ static pid_t outer_subject(struct subjects *s, pid_t pid, uint64_t start_ns)
 	struct pw_member m;
 	uint32_t tgid = pid;
 
-	if (bpf_map_lookup_elem(s->k->members, &tgid, &m) < 0 || !same_start(m.start_ns, start_ns))
+	if (bpf_map_lookup_elem(s->k->members, &tgid, &m) < 0 || !pw_same_start(m.start_ns, start_ns))
 		return 0;
 	return m.subject == tgid ? 0 : m.subject;
 }
@@ -174,20 +170,32 @@ static int write_declaration(struct subjects *s, const struct subject *subject)
 		       0;
 }
 
+/* What the kernel knows exactly of a member, and /proc in units of 10 ms. */
+static bool own_member(struct subjects *s, const struct subject *subject, struct pw_member *ret)
+{
+	uint32_t tgid = subject->key.id;
+
+	return bpf_map_lookup_elem(s->k->members, &tgid, ret) == 0 && ret->subject == tgid &&
+	       pw_same_start(ret->start_ns, subject->now.start_ns);
+}
+
 /*
  * Brings the processes and sockets that exist already into a new subject. The map has to have it
  * meanwhile: UNDECLARED, unless it lies in another subject, whose members and sockets are known.
  */
 static int set_up(struct subjects *s, struct subject *subject)
 {
-	struct pw_stats stats = { .life = ++s->k->control->next_life };
+	struct pw_stats stats = { .life = clock_boot_ns() };
 	struct pw_declaration final = subject->now;
+	struct pw_member own;
 	_cleanup_(freep) pid_t *pids = NULL;
 	pid_t outer;
 	size_t n;
 	int err;
 
-	if (bpf_map_update_elem(s->k->stats, &subject->key, &stats, BPF_ANY) < 0)
+	/* the kernel half may have begun to count for one that was written directly */
+	if (bpf_map_update_elem(s->k->stats, &subject->key, &stats, BPF_NOEXIST) < 0 &&
+		errno != EEXIST)
 		return -errno;
 	outer = outer_subject(s, subject->key.id, subject->now.start_ns);
 	if (!outer)
@@ -196,7 +204,7 @@ static int set_up(struct subjects *s, struct subject *subject)
 	subject->now = final;
 	if (!err)
 		err = kernel_adopt(s->k, subject->key.id, outer, &pids, &n);
-	if (!err && n == 0)
+	if (!err && !own_member(s, subject, &own))
 		err = -ESRCH;
 	if (!err)
 		err = kernel_snapshot(s->k, pids, n);
@@ -211,6 +219,8 @@ static int set_up(struct subjects *s, struct subject *subject)
 				proc_names_exe(s->names, &p);
 			}
 		}
+	if (!err)
+		subject->now.start_ns = own.start_ns;
 	return err;
 }
 
@@ -251,7 +261,9 @@ static void complete(struct pw_declaration *d, uint64_t start_ns)
 		d->start_ns = start_ns;
 	if (!d->epoch)
 		d->epoch = 1;
-	if (!d->since_ns)
+	if (d->epoch > PW_EPOCH_MAX)
+		d->epoch = PW_EPOCH_MAX;
+	if (!d->since_ns || d->since_ns > clock_boot_ns())
 		d->since_ns = clock_boot_ns();
 	d->entered_ns[d->phase - 1] = d->since_ns;
 	d->reason[PW_REASON_LEN - 1] = '\0';
@@ -263,29 +275,44 @@ static bool differs(const struct pw_declaration *a, const struct pw_declaration 
 	       a->start_ns != b->start_ns;
 }
 
+/* The declared process itself is gone, and its members may live on. */
+static int found_headless(struct subjects *s, const struct pw_subject_key *key,
+	const struct pw_declaration *d, struct subject *subject)
+{
+	struct subject unknown = { .key = *key };
+	struct pw_stats stats;
+
+	if (!subject && subjects_stats(s, &unknown, &stats) == 0 && stats.members > 0) {
+		subject = add(s, key);
+		if (!subject)
+			return -ENOMEM;
+		subject->now = *d;
+	}
+	if (subject)
+		subject->seen = s->scan;
+	else
+		bpf_map_delete_elem(s->k->phases, key);
+	return 0;
+}
+
 static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
 {
 	struct subject *subject = find(s, key);
 	uint32_t from = PW_UNDECLARED;
+	struct pw_member member;
 	struct proc_stat stat;
-	struct pw_stats stats;
 	bool is_new = false;
 	int err = 0;
 
-	if (key->kind != PW_KIND_PROCESS || !names_name(&declared_phase_names, d.phase))
+	if (key->kind != PW_KIND_PROCESS || key->reserved || key->id < 1 || key->id > PID_MAX ||
+		!names_name(&declared_phase_names, d.phase))
 		return 0;
 	if (subject && !differs(&subject->now, &d)) {
 		subject->seen = s->scan;
 		return 0;
 	}
-	if (proc_read(key->id, &stat) < 0 || !same_start(d.start_ns, stat.start_ns)) {
-		/* its own process is gone; members may live on, in a subject we know */
-		if (subject)
-			subject->seen = s->scan;
-		else
-			bpf_map_delete_elem(s->k->phases, key);
-		return 0;
-	}
+	if (proc_read(key->id, &stat) < 0 || !pw_same_start(d.start_ns, stat.start_ns))
+		return found_headless(s, key, &d, subject);
 	if (!subject) {
 		subject = add(s, key);
 		if (!subject)
@@ -304,8 +331,8 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 	subject->seen = s->scan;
 	complete(&d, stat.start_ns);
 	subject->now = d;
-	if (is_new && subjects_stats(s, subject, &stats) == 0 && stats.life)
-		return 0; /* an earlier daemon's */
+	if (is_new && own_member(s, subject, &member))
+		return 0; /* an earlier daemon has set it up */
 	if (is_new)
 		err = set_up(s, subject);
 	if (!err)
@@ -323,11 +350,11 @@ static int refuse_move(const struct subject *subject, enum phase_move move,
 	const struct pw_declaration *now = &subject->now;
 
 	if (move == MOVE_STALE)
-		return fail(why, WHY_LEN, -ESTALE,
+		return fail_with(why, WHY_LEN, -ESTALE,
 			"epoch %" PRIu64 " is older than epoch %" PRIu64
 			", which is in force for %s[%" PRIu64 "]; declare for that one or a later one",
 			epoch, (uint64_t)now->epoch, subject->name, (uint64_t)subject->key.id);
-	return fail(why, WHY_LEN, -ESTALE,
+	return fail_with(why, WHY_LEN, -ESTALE,
 		"%s[%" PRIu64 "] is in %s of epoch %" PRIu64
 		" and cannot go back to %s; phases only move forward, epoch %" PRIu64
 		" would start a new life cycle",
@@ -366,7 +393,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	}
 	if (err) {
 		subject->now = before;
-		return fail(why, WHY_LEN, err,
+		return fail_with(why, WHY_LEN, err,
 			err == -ESRCH ? "process %" PRIu64 " has just exited%s" :
 			err == -E2BIG ? "cannot declare %" PRIu64 ": the map is full%s" :
 					"cannot declare %" PRIu64 ": %s",
@@ -393,22 +420,22 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	int err;
 
 	if (!names_name(&declared_phase_names, r->phase))
-		return fail(why, WHY_LEN, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
+		return fail_with(why, WHY_LEN, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
 			r->phase);
 	if (proc_read(r->pid, &stat) < 0)
-		return fail(why, WHY_LEN, -ESRCH, "there is no process %d", r->pid);
+		return fail_with(why, WHY_LEN, -ESRCH, "there is no process %d", r->pid);
 	if (stat.tgid != r->pid)
-		return fail(why, WHY_LEN, -ESRCH, "%d is a thread of process %d; declare for that one",
+		return fail_with(why, WHY_LEN, -ESRCH, "%d is a thread of process %d; declare for that one",
 			r->pid, stat.tgid);
 	/* what others wrote to the map comes first */
 	if (bpf_map_lookup_elem(s->k->phases, &key, &written) == 0) {
 		err = found(s, &key, written);
 		if (err)
-			return fail(why, WHY_LEN, err, "cannot read pw_phases: %s", strerror(-err));
+			return fail_with(why, WHY_LEN, err, "cannot read pw_phases: %s", strerror(-err));
 	}
 
 	subject = find(s, &key);
-	if (subject && !same_start(subject->now.start_ns, stat.start_ns)) {
+	if (subject && !pw_same_start(subject->now.start_ns, stat.start_ns)) {
 		forget(s, subject); /* the pid was another process's */
 		subject = NULL;
 	}
@@ -416,7 +443,7 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	if (is_new) {
 		subject = add(s, &key);
 		if (!subject)
-			return fail(why, WHY_LEN, -ENOMEM, "out of memory");
+			return fail_with(why, WHY_LEN, -ENOMEM, "out of memory");
 		subject->now.start_ns = stat.start_ns;
 		choose_name(s, subject, &stat);
 	}
@@ -439,7 +466,7 @@ static bool anybody_left(struct subjects *s, const struct subject *subject)
 	if (subjects_stats(s, subject, &stats) == 0 && stats.members > 0)
 		return true;
 	return proc_read(subject->key.id, &stat) == 0 &&
-	       same_start(stat.start_ns, subject->now.start_ns);
+	       pw_same_start(stat.start_ns, subject->now.start_ns);
 }
 
 struct gone {
@@ -463,6 +490,22 @@ static void collect_gone(const struct subject *subject, void *arg)
 		mine->ending = !left;
 }
 
+/* Somebody took the declaration out of the map: its processes are nobody's from now on. */
+static void release_members(struct subjects *s, const struct subject *subject)
+{
+	struct pw_member m;
+	uint32_t pid, next;
+	bool more = bpf_map_get_next_key(s->k->members, NULL, &next) == 0;
+
+	while (more) {
+		pid = next;
+		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
+		if (bpf_map_lookup_elem(s->k->members, &pid, &m) == 0 &&
+			m.subject == subject->key.id)
+			bpf_map_delete_elem(s->k->members, &pid);
+	}
+}
+
 int subjects_reconcile(struct subjects *s)
 {
 	struct gone gone = { .s = s };
@@ -471,7 +514,7 @@ int subjects_reconcile(struct subjects *s)
 	_cleanup_(freep) void *keys_memory = NULL;
 	__u32 count, batch;
 	bool first = true;
-	int err;
+	int err, failed = 0;
 
 	keys_memory = keys = malloc(SCAN_BATCH * sizeof(*keys));
 	values = malloc(SCAN_BATCH * sizeof(*values));
@@ -489,14 +532,17 @@ int subjects_reconcile(struct subjects *s)
 			int one = found(s, &keys[i], values[i]);
 
 			if (one)
-				return one;
+				failed = one; /* the others are looked at all the same */
 		}
 	} while (!err);
 
 	subjects_for_each(s, collect_gone, &gone);
 	for (size_t i = 0; i < gone.n; i++) {
+		if (gone.subjects[i]->seen != s->scan)
+			release_members(s, gone.subjects[i]);
 		bpf_map_delete_elem(s->k->phases, &gone.subjects[i]->key);
 		forget(s, gone.subjects[i]);
 	}
-	return rearm(s);
+	err = rearm(s);
+	return failed ? failed : err;
 }

@@ -42,7 +42,7 @@ static inline void fclosep(FILE **f)
 }
 
 /* Puts a sentence into `why` and returns `err`: for the caller, who logs it or answers with it. */
-int fail(char *why, size_t size, int err, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int fail_with(char *why, size_t size, int err, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
 /* Exit codes of every command. */
 enum exit_code {

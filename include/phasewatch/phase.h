@@ -12,7 +12,8 @@
  *                      8 id          u64   tgid in the initial pid namespace, or cgroup v2 id
  *   value (128 bytes)  0 phase       u32   enum pw_phase
  *                      4 source      u32   enum pw_source; who writes the map itself leaves 0
- *                      8 epoch       u64   generation of the subject's life cycle, from 1
+ *                      8 epoch       u64   generation of the subject's life cycle, from 1 to
+ *                                              PW_EPOCH_MAX
  *                     16 since_ns    u64   CLOCK_BOOTTIME ns when `phase` was entered
  *                     24 start_ns    u64   CLOCK_BOOTTIME ns when the process started
  *                     32 by_uid      u32   who declared it
@@ -39,6 +40,7 @@ extern "C" {
 #define PW_PIN_DIR "/sys/fs/bpf/phasewatch"
 #define PW_START_UNIT_NS 10000000ULL
 #define PW_REASON_LEN 56
+#define PW_EPOCH_MAX 0x7fffffffffffffffULL
 
 enum pw_phase {
 	PW_UNDECLARED = 0,

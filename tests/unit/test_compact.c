@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "compact.h"
+#include "text.h"
 #include "opts.h"
 #include "util.h"
 

@@ -222,12 +222,15 @@ static bool in_map(struct fixture *f, struct pw_subject_key key, struct pw_decla
 	return bpf_map_lookup_elem(f->k.phases, &key, ret ? ret : &d) == 0;
 }
 
-/* As an earlier daemon left it: what was declared, and counters. */
+/* As an earlier daemon left it: what was declared, the member itself, and counters. */
 static void leave(struct fixture *f, pid_t pid, struct pw_declaration d)
 {
 	struct pw_stats stats = { .life = 1, .members = 1, .accepts = 37 };
+	struct pw_member member = { .subject = pid, .start_ns = d.start_ns };
 	struct pw_subject_key key = key_of(pid);
+	uint32_t tgid = pid;
 
+	assert_int_equal(bpf_map_update_elem(f->k.members, &tgid, &member, BPF_ANY), 0);
 	assert_int_equal(bpf_map_update_elem(f->k.stats, &key, &stats, BPF_ANY), 0);
 	write_map(f, key, d);
 }
