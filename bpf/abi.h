@@ -46,15 +46,33 @@ enum pw_result {
 	PW_RESULTS,
 };
 
-/* PHASE and LOST events are made by the daemon; FORK and EXEC records are not shown as events. */
+enum pw_how {
+	PW_FIN = 0,
+	PW_RST = 1,
+	PW_HOWS,
+};
+
+/*
+ * Records of the kernel half come first; those from FORK on are not shown as events. The daemon
+ * makes the others; BACKLOG of the DROP records of one listener.
+ */
 enum pw_event_type {
 	PW_EV_ACCEPT = 1,
 	PW_EV_CONNECT = 2,
 	PW_EV_EXIT = 3,
-	PW_EV_FORK = 4,
-	PW_EV_EXEC = 5,
-	PW_EV_PHASE = 6,
-	PW_EV_LOST = 7,
+	PW_EV_REQUEST = 4,
+	PW_EV_ABANDON = 5,
+	PW_EV_REFUSED = 6,
+	PW_EV_FORK = 7,
+	PW_EV_EXEC = 8,
+	PW_EV_DROP = 9,
+	PW_EV_UNLISTEN = 10,
+	PW_EV_SIGNAL = 11,
+	PW_EV_RECORDS, /* above this, of the daemon's own */
+	PW_EV_PHASE = PW_EV_RECORDS,
+	PW_EV_LOST = 13,
+	PW_EV_BACKLOG = 14,
+	PW_EV_DRAIN = 15,
 	PW_EV_TYPES,
 };
 
@@ -104,14 +122,46 @@ struct pw_tuple {
 	__u32 netns; /* inode number */
 };
 
-struct pw_conn_record { /* PW_EV_ACCEPT, PW_EV_CONNECT */
+/* The process on this node that opened the connection; pid 0: not known. */
+struct pw_client {
+	__u64 cgroup_id;
+	__u32 pid;
+	__u32 reserved;
+	char comm[PW_COMM_LEN];
+};
+
+/*
+ *           process          begin_ns              how                  number
+ * ACCEPT    acceptor         handshake done        enum pw_seen_by
+ * CONNECT   who connects     connect() called      enum pw_result
+ * REQUEST   who reads        handshake done                             of the request
+ * REFUSED   (zero)           the listener's end
+ * DROP      who closes       handshake done
+ * UNLISTEN  who closes                                                  connections in its queue
+ * A time of 0 is not known. UNLISTEN's tuple has the listener as destination.
+ */
+struct pw_conn_record {
 	struct pw_record h;
 	struct pw_process process;
 	struct pw_verdict_on on;
 	struct pw_tuple tuple;
-	__u64 begin_ns; /* handshake done, or connect() called; 0: not known */
-	__u32 how;      /* enum pw_seen_by, or enum pw_result */
-	__u32 reserved;
+	struct pw_client client;
+	__u64 begin_ns;
+	__u32 how;
+	__u32 number;
+};
+
+struct pw_abandon_record { /* PW_EV_ABANDON */
+	struct pw_record h;
+	struct pw_process process; /* the exiting one */
+	struct pw_verdict_on on;
+	struct pw_tuple tuple;
+	struct pw_client client;
+	__u64 established_ns;
+	__u64 bytes_in;
+	__u64 bytes_out;
+	__u32 how;  /* enum pw_how */
+	__u32 busy; /* a request was received and not answered */
 };
 
 struct pw_exit_record { /* PW_EV_EXIT */
@@ -127,11 +177,23 @@ struct pw_task_record { /* PW_EV_FORK, PW_EV_EXEC */
 	struct pw_process process;
 };
 
+struct pw_signal_record { /* PW_EV_SIGNAL */
+	struct pw_record h;
+	struct pw_process process; /* whom it was sent to */
+	struct pw_process sender;
+	struct pw_verdict_on on;
+	__u32 signal;
+	__u32 reserved;
+};
+
 _Static_assert(sizeof(struct pw_record) == 16, "");
 _Static_assert(sizeof(struct pw_process) == 40, "");
 _Static_assert(sizeof(struct pw_verdict_on) == 40, "");
 _Static_assert(sizeof(struct pw_tuple) == 40, "");
-_Static_assert(sizeof(struct pw_conn_record) == 152, "");
+_Static_assert(sizeof(struct pw_client) == 32, "");
+_Static_assert(sizeof(struct pw_conn_record) == 184, "");
+_Static_assert(sizeof(struct pw_abandon_record) == 200, "");
+_Static_assert(sizeof(struct pw_signal_record) == 144, "");
 _Static_assert(sizeof(struct pw_exit_record) == 104, "");
 _Static_assert(sizeof(struct pw_task_record) == 56, "");
 
@@ -148,7 +210,10 @@ struct pw_stats {
 	__u64 accepts_misrouted;
 	__u64 connects;
 	__u64 connects_misrouted;
+	__u64 requests; /* while the request hooks are attached */
+	__u64 requests_misrouted;
 	__u64 last_misrouted_ns; /* when it arrived */
+	__u64 last_released_ns;  /* when the last connection was closed */
 	__s64 inflight; /* accepted and not released */
 	__s64 members;
 	__u64 life; /* when it was made: tells this subject from an earlier one with the same key */
@@ -157,18 +222,33 @@ struct pw_stats {
 /* pw_conns. What a tracked socket carries, 32 bytes: it is copied to each child of a listener (BPF_F_CLONE)
  * on the path of the handshake's last segment, where memory is scarce. */
 struct pw_conn {
-	__u64 established_ns; /* 0: a listener, or a child whose handshake is not done */
+	__u64 established_ns; /* 0: a listener, a handshake not done, or older than the declaration */
 	__u64 subject;	      /* that accepted it; 0: none */
-	__u64 life;	      /* of that subject */
-	__u32 kind;
-	__u32 judged; /* counted, by whichever hook came first */
+	__u32 life;	      /* of that subject, its lower half */
+	__u32 judged;	      /* counted, by whichever hook came first */
+	__u32 answered_seq;   /* write_seq when it was last read from: a read after it moved on begins
+			       * a request */
+	__u16 requests;
+	__u8 kind;
+	__u8 was_read; /* answered_seq holds */
 };
 
 struct pw_counters { /* pw_counters, per CPU */
 	__u64 connections[PW_DIRECTIONS][PW_PHASES][PW_VERDICTS];
+	__u64 requests[PW_PHASES][PW_VERDICTS]; /* while the request hooks are attached */
+	__u64 abandoned[PW_HOWS][2];		/* by busy */
+	__u64 backlog_dropped;
+	__u64 refused;
 	__u64 emitted[PW_EV_TYPES];
 	__u64 lost_ring[PW_EV_TYPES]; /* no room in the ring buffer */
 	__u64 lost_map[PW_EV_TYPES];  /* no room in a map or no memory for a socket's storage */
+};
+
+enum pw_snapshot_pass {
+	PW_PASS_LISTENERS = 0, /* first, so that the next can tell accepted connections */
+	PW_PASS_CONNECTIONS = 1,
+	PW_PASS_TURNS = 2,   /* at a drain: whose turn it is on each connection */
+	PW_PASS_CLIENTS = 3, /* at the first drain, over all processes: who opened what */
 };
 
 /* pw_control: one element, shared with the daemon by mmap. */
@@ -181,8 +261,8 @@ struct pw_control {
 	__u64 seq; /* of the next event */
 	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
-	__u32 snapshot_connections; /* pw_snapshot's pass: 0 listeners, 1 connections */
-	__u32 reserved;
+	__u32 snapshot; /* enum pw_snapshot_pass */
+	__u32 armed;	/* something drains: who connects is remembered */
 };
 
 #endif /* PW_ABI_H */
