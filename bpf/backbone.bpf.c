@@ -3,7 +3,7 @@
  * The exact half: cgroup programs at the cgroup2 root. Unlike tracing programs they have no
  * recursion guard, so no event is missed. README.md in this folder says which hook serves what.
  */
-#include "conn.h"
+#include "drain.h"
 
 #define ECONNRESET 104
 #define ETIMEDOUT 110
@@ -14,9 +14,15 @@
 /* A stamp on the listener marks every child from its first moment on. */
 static __always_inline void pw_listen(struct bpf_sock *sk)
 {
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct pw_conn *conn, fresh = {};
+	struct pw_endpoint endpoint;
 	struct pw_subject_key key;
 
+	if (tp) { /* somebody serves there again */
+		pw_endpoint_of((struct sock *)tp, &endpoint);
+		bpf_map_delete_elem(&pw_gone, &endpoint);
+	}
 	if (!pw_subject_of(pw_current(), &key))
 		return;
 	conn = bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
@@ -26,6 +32,23 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 		pw_count_map_full(PW_EV_ACCEPT);
 }
 
+/* So that the other end of a misrouted connection can be named, if it is on this node. */
+static __always_inline void pw_remember_client(struct bpf_sock *sk, struct task_struct *task)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct pw_opener opener = {};
+	struct pw_client client;
+	struct pw_tuple t;
+
+	if (!tp)
+		return;
+	pw_read_tuple((struct sock *)tp, 0, &t);
+	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
+	opener.port = t.sport;
+	pw_identify_client(task, &client);
+	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
+}
+
 /* Runs in the connecting task, just before the SYN is sent. */
 static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
@@ -33,9 +56,12 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct task_struct *task = pw_current();
 	struct pw_connect *pending, fresh = {};
 	struct pw_subject_key key;
+	struct pw_control *ctl = pw_shared();
 	struct pw_declaration *d;
 	struct pw_stats *stats;
 
+	if (ctl && ctl->armed)
+		pw_remember_client(sk, task);
 	d = pw_subject_of(task, &key);
 	if (!d) {
 		pw_count_connection(PW_DIR_CONNECT, PW_UNDECLARED, PW_OK);
@@ -104,7 +130,7 @@ static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 	if (stats && pending->on.verdict == PW_MISROUTED)
 		pw_add(stats->connects_misrouted, 1);
 	pw_conn_emit(&pending->process, &pending->on, (struct sock *)tp, PW_EV_CONNECT,
-		pending->begin_ns, result);
+		pending->begin_ns, result, 0);
 	bpf_sk_storage_delete(&pw_connects, sk);
 }
 
@@ -183,11 +209,20 @@ SEC("cgroup/sock_release")
 int pw_sock_release(struct bpf_sock *ctx)
 {
 	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, ctx, 0, 0);
+	struct sock *sk = (struct sock *)ctx;
+	struct task_struct *task;
 
 	if (!conn)
 		return 1;
+	task = pw_current();
+	if (!conn->judged && BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_LISTEN) {
+		pw_listener_released(sk, task);
+		return 1;
+	}
 	if (!conn->judged && conn->established_ns)
-		pw_conn_accepted(conn, (struct sock *)ctx, PW_SEEN_RELEASE, 1);
+		pw_conn_accepted(conn, sk, PW_SEEN_RELEASE, 1);
+	if (conn->subject && pw_group_dead(task))
+		pw_conn_abandoned(conn, sk, task);
 	pw_conn_released(conn);
 	return 1;
 }

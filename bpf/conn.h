@@ -9,6 +9,7 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
@@ -66,8 +67,7 @@ static __always_inline int pw_was_connected(struct sock *sk)
 	return bucket && BPF_CORE_READ(bucket, fastreuse) < 0;
 }
 
-/* Somebody read from it: then this is getpeername(2) on a connection that was accepted long ago. */
-static __always_inline int pw_was_read(struct sock *sk)
+static __always_inline __u32 pw_unread(struct sock *sk)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u32 unread = BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
@@ -75,11 +75,32 @@ static __always_inline int pw_was_read(struct sock *sk)
 	/* the peer's FIN has a sequence number, but is no byte */
 	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE_WAIT && unread)
 		unread--;
-	return BPF_CORE_READ(tp, bytes_received) > unread;
+	return unread;
+}
+
+/* Somebody read from it: then this is getpeername(2) on a connection that was accepted long ago. */
+static __always_inline int pw_was_read(struct sock *sk)
+{
+	return BPF_CORE_READ((struct tcp_sock *)sk, bytes_received) > pw_unread(sk);
+}
+
+/* Who on this node opened the connection, if it was seen to. */
+static __always_inline void pw_find_client(struct pw_tuple *t, struct pw_client *ret)
+{
+	struct pw_opener opener = {};
+	struct pw_client *client;
+
+	__builtin_memcpy(opener.addr, t->saddr, sizeof(opener.addr));
+	opener.port = t->sport;
+	client = bpf_map_lookup_elem(&pw_clients, &opener);
+	if (client)
+		*ret = *client;
+	else
+		__builtin_memset(ret, 0, sizeof(*ret));
 }
 
 static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_verdict_on *on,
-	struct sock *sk, __u16 type, __u64 begin_ns, __u32 how)
+	struct sock *sk, __u16 type, __u64 begin_ns, __u32 how, __u32 number)
 {
 	struct pw_conn_record *rec = pw_reserve(type, sizeof(*rec));
 
@@ -88,11 +109,18 @@ static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_v
 	pw_head(&rec->h, type, sizeof(*rec), bpf_ktime_get_boot_ns());
 	rec->process = *process;
 	rec->on = *on;
-	pw_read_tuple(sk, type == PW_EV_ACCEPT, &rec->tuple);
+	pw_read_tuple(sk, type != PW_EV_CONNECT, &rec->tuple);
+	pw_find_client(&rec->tuple, &rec->client);
 	rec->begin_ns = begin_ns;
 	rec->how = how;
-	rec->reserved = 0;
+	rec->number = number;
 	pw_submit(&rec->h);
+}
+
+static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
+{
+	if (stats->last_misrouted_ns < at)
+		stats->last_misrouted_ns = at;
 }
 
 /*
@@ -132,14 +160,13 @@ static __always_inline void pw_conn_accepted(
 		pw_add(stats->accepts, 1);
 		if (on.verdict == PW_MISROUTED) {
 			pw_add(stats->accepts_misrouted, 1);
-			if (stats->last_misrouted_ns < conn->established_ns)
-				stats->last_misrouted_ns = conn->established_ns;
+			pw_note_misrouted(stats, conn->established_ns);
 		}
 	}
 	if (on.verdict == PW_OK)
 		return;
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, sk, PW_EV_ACCEPT, conn->established_ns, seen_by);
+	pw_conn_emit(&process, &on, sk, PW_EV_ACCEPT, conn->established_ns, seen_by, 0);
 }
 
 /* For the hooks around accept(). The child may have been in the queue before its listener's stamp. */
@@ -174,8 +201,10 @@ static __always_inline void pw_conn_released(struct pw_conn *conn)
 	if (!conn->subject)
 		return;
 	stats = bpf_map_lookup_elem(&pw_stats, &key);
-	if (stats && stats->life == conn->life)
+	if (stats && (__u32)stats->life == conn->life) {
 		pw_add(stats->inflight, -1);
+		stats->last_released_ns = bpf_ktime_get_boot_ns();
+	}
 }
 
 #endif /* PW_CONN_H */

@@ -24,6 +24,25 @@ struct pw_port {
 	__u32 port;
 };
 
+struct pw_endpoint {
+	__u8 addr[16]; /* zero: any */
+	__u32 netns;
+	__u32 port;
+};
+
+/* A listener of a drained subject that is gone. */
+struct pw_gone {
+	struct pw_verdict_on on;
+	__u64 gone_ns;
+};
+
+/* Where a connection was opened from. The network namespace does not count: it may be another one's
+ * address that is seen at the other end. */
+struct pw_opener {
+	__u8 addr[16];
+	__u32 port;
+};
+
 struct pw_phases_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -75,6 +94,24 @@ struct pw_ports_map {
 	__type(value, __u8);
 };
 extern struct pw_ports_map pw_ports SEC(".maps");
+
+/* Only refusals within PW_GONE_NS of the end are shown; an older entry may be pushed out. */
+struct pw_gone_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct pw_endpoint);
+	__type(value, struct pw_gone);
+};
+extern struct pw_gone_map pw_gone SEC(".maps");
+
+/* Who connected since something drains; the oldest are forgotten first. */
+struct pw_clients_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct pw_opener);
+	__type(value, struct pw_client);
+};
+extern struct pw_clients_map pw_clients SEC(".maps");
 
 struct pw_counters_map {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -166,3 +166,41 @@ int BPF_PROG(pw_process_free, struct task_struct *task)
 		bpf_map_delete_elem(&pw_members, &tgid);
 	return 0;
 }
+
+#define SIGHUP 1
+#define SIGINT 2
+#define SIGQUIT 3
+#define SIGKILL 9
+#define SIGUSR1 10
+#define SIGUSR2 12
+#define SIGTERM 15
+#define SIGWINCH 28
+#define SIGNAL_IGNORED 1 /* TRACE_SIGNAL_IGNORED */
+
+/* In the sender's context. The signals that ask services to go, for the timeline of a drain. */
+SEC("tp_btf/signal_generate")
+int BPF_PROG(pw_signal, int sig, void *info, struct task_struct *task, int group, int result)
+{
+	struct pw_signal_record *rec;
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+
+	if ((sig != SIGHUP && sig != SIGINT && sig != SIGQUIT && sig != SIGKILL && sig != SIGUSR1 &&
+		    sig != SIGUSR2 && sig != SIGTERM && sig != SIGWINCH) ||
+		result == SIGNAL_IGNORED)
+		return 0;
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return 0;
+	rec = pw_reserve(PW_EV_SIGNAL, sizeof(*rec));
+	if (!rec)
+		return 0;
+	pw_head(&rec->h, PW_EV_SIGNAL, sizeof(*rec), bpf_ktime_get_boot_ns());
+	pw_identify(task, &rec->process);
+	pw_identify(pw_current(), &rec->sender);
+	pw_judge(d, &key, rec->h.time_ns, PW_DIR_CONNECT, &rec->on);
+	rec->signal = sig;
+	rec->reserved = 0;
+	pw_submit(&rec->h);
+	return 0;
+}

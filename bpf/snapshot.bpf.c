@@ -3,7 +3,7 @@
  * What is older than a declaration: its process's descendants, and their sockets. The daemon runs
  * these iterators while the live hooks are attached already; both only add what is not there yet.
  */
-#include "conn.h"
+#include "drain.h"
 
 /*
  * One turn of adoption: the declared process itself, and each process whose parent is in the subject
@@ -95,7 +95,40 @@ static __always_inline void pw_stamp_connection(
 		pw_count_map_full(PW_EV_ACCEPT);
 }
 
-/* Run twice: listeners first, so that the second run can tell accepted from outbound connections. */
+/*
+ * At a drain: is a request under way on this old connection? Then what is read next belongs to it,
+ * else it begins one. TCP's clocks tell, in units of a tick.
+ */
+static __always_inline void pw_stamp_turn(struct sock *sk)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	__u32 write_seq = BPF_CORE_READ(tp, write_seq);
+
+	if (!conn || !conn->subject)
+		return;
+	conn->was_read = 0;
+	conn->answered_seq = pw_is_busy(conn, sk) ? write_seq : write_seq - 1;
+	conn->was_read = 1;
+}
+
+static __always_inline void pw_stamp_client(struct sock *sk, struct task_struct *task)
+{
+	struct pw_opener opener = {};
+	struct pw_client client;
+	struct pw_conn *conn;
+	struct pw_tuple t;
+
+	conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	if (conn && conn->subject)
+		return;
+	pw_read_tuple(sk, 0, &t);
+	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
+	opener.port = t.sport;
+	pw_identify_client(task, &client);
+	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_NOEXIST);
+}
+
 SEC("iter/task_file")
 int pw_snapshot(struct bpf_iter__task_file *ctx)
 {
@@ -118,16 +151,24 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	if (!sk)
 		return 0;
 	family = sk->__sk_common.skc_family;
-	if ((family != AF_INET && family != AF_INET6) || sk->sk_protocol != IPPROTO_TCP)
+	state = sk->__sk_common.skc_state;
+	if ((family != AF_INET && family != AF_INET6) || sk->sk_protocol != IPPROTO_TCP ||
+		state == TCP_CLOSE)
 		return 0;
+	if (ctl->snapshot == PW_PASS_CLIENTS) {
+		if (state != TCP_LISTEN)
+			pw_stamp_client(sk, task);
+		return 0;
+	}
 	if (!pw_subject_of(task, &key))
 		return 0;
-	state = sk->__sk_common.skc_state;
 	port.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	port.port = sk->__sk_common.skc_num;
 	if (state == TCP_LISTEN)
 		pw_stamp_listener(sk, &port);
-	else if (state != TCP_CLOSE && ctl->snapshot_connections)
+	else if (ctl->snapshot == PW_PASS_CONNECTIONS)
 		pw_stamp_connection(sk, &port, &key);
+	else if (ctl->snapshot == PW_PASS_TURNS)
+		pw_stamp_turn(sk);
 	return 0;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The daemon: one loop over the ring buffer, the API's sockets, timers and signals. */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,6 +25,8 @@
 #define POLL_MS 10
 #define RECONCILE_MS 1000
 #define BATCH 4096 /* records between two looks at the sockets */
+#define BACKLOGS 16
+#define BACKLOG_NS 100000000ULL
 
 struct run_options {
 	const char *socket;
@@ -63,6 +66,7 @@ struct daemon {
 	struct stream *stream;
 	struct api *api;
 	struct pw_counters counters; /* as of the last look */
+	struct event backlogs[BACKLOGS]; /* being added up, by who closed the listener */
 	uint64_t realtime_offset_ns;
 	unsigned int batch;
 	char node[256];
@@ -74,18 +78,57 @@ static void publish(struct daemon *d, struct event *e, const char *subject)
 	struct event_names names = { .node = d->node, .subject = subject,
 		.realtime_offset_ns = d->realtime_offset_ns };
 
+	const struct pw_client *client = event_client(e);
+	char cgroup[PATH_MAX];
+
 	if (p) {
 		names.exe = proc_names_exe(d->names, p);
 		names.cgroup = proc_names_cgroup(d->names, p->cgroup_id);
+	}
+	if (client) {
+		if (names.cgroup) /* good until the next one is asked for */
+			names.cgroup = strcpy(cgroup, names.cgroup);
+		names.client_cgroup = proc_names_cgroup(d->names, client->cgroup_id);
 	}
 	e->seq = d->kernel->control->seq++;
 	if (stream_publish(d->stream, e, &names) < 0)
 		log_error("out of memory: event %llu is not shown", (unsigned long long)e->seq);
 }
 
+/* ---- connections dropped from accept queues: a record each, an event for each listener ---- */
+
+static void publish_backlog(struct daemon *d, struct event *backlog)
+{
+	publish(d, backlog, subjects_name(d->subjects, &backlog->backlog.on.key));
+	backlog->backlog.dropped = 0;
+}
+
+static void flush_backlogs(struct daemon *d, uint64_t before_ns)
+{
+	for (size_t i = 0; i < BACKLOGS; i++)
+		if (d->backlogs[i].backlog.dropped && d->backlogs[i].time_ns < before_ns)
+			publish_backlog(d, &d->backlogs[i]);
+}
+
+static void on_drop(struct daemon *d, const struct event *e)
+{
+	const struct pw_conn_record *r = &e->conn;
+	struct event *slot = &d->backlogs[r->process.pid % BACKLOGS];
+	struct event_backlog *b = &slot->backlog;
+
+	if (b->dropped && (b->process.pid != r->process.pid ||
+				  b->listener.dport != r->tuple.dport ||
+				  b->listener.netns != r->tuple.netns))
+		publish_backlog(d, slot);
+	if (!b->dropped)
+		*slot = (struct event){ .type = PW_EV_BACKLOG,
+			.backlog = { r->process, r->on, r->tuple, 0 } };
+	slot->time_ns = e->time_ns;
+	b->dropped++;
+}
+
 static int on_record(void *arg, void *data, size_t size)
 {
-	const struct subject *subject;
 	struct daemon *d = arg;
 	struct event e;
 
@@ -93,13 +136,21 @@ static int on_record(void *arg, void *data, size_t size)
 		log_error("the kernel half sent a record of %zu bytes that is none", size);
 		return 0;
 	}
-	if (e.type == PW_EV_FORK) {
+	switch (e.type) {
+	case PW_EV_FORK:
 		proc_names_forked(d->names, &e.task.process);
-	} else if (e.type == PW_EV_EXEC) {
+		break;
+	case PW_EV_EXEC:
 		proc_names_executed(d->names, &e.task.process);
-	} else {
-		subject = subjects_find(d->subjects, &event_verdict_on(&e)->key);
-		publish(d, &e, subject ? subject->name : NULL);
+		break;
+	case PW_EV_DROP:
+		on_drop(d, &e);
+		break;
+	case PW_EV_UNLISTEN:
+	case PW_EV_SIGNAL:
+		break;
+	default:
+		publish(d, &e, subjects_name(d->subjects, &event_verdict_on(&e)->key));
 	}
 	return ++d->batch < BATCH ? 0 : -EAGAIN;
 }
@@ -147,6 +198,8 @@ static bool drain(struct daemon *d)
 	d->realtime_offset_ns = clock_ns(CLOCK_REALTIME) - clock_boot_ns();
 	d->batch = 0;
 	ring_buffer__consume(d->ring);
+	/* a listener's end takes its queue with it in one go */
+	flush_backlogs(d, d->batch ? clock_boot_ns() - BACKLOG_NS : UINT64_MAX);
 	if (!d->batch)
 		return false;
 	look_for_losses(d);

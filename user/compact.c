@@ -395,6 +395,83 @@ static void add_lost(struct line *line, json_t *event)
 	}
 }
 
+static const char *ordinal_suffix(uint64_t n)
+{
+	static const char *const suffixes[] = { "th", "st", "nd", "rd" };
+
+	return n % 100 / 10 != 1 && n % 10 < 4 ? suffixes[n % 10] : "th";
+}
+
+static void add_request(struct line *line, json_t *event)
+{
+	uint64_t nth;
+
+	add_connection(line, event);
+	if (get_u64(event, "nth", &nth)) {
+		line_at(line, COLUMN_DETAILS);
+		add(line, "%" PRIu64 "%s", nth, ordinal_suffix(nth));
+	}
+	add_duration(line, event, "conn_age_ns", "conn");
+	add_verdict(line, event);
+}
+
+static void add_abandon(struct line *line, json_t *event)
+{
+	const json_t *how = get_text(event, "how");
+	uint64_t in, out;
+
+	add_connection(line, event);
+	line_at(line, COLUMN_DETAILS);
+	add(line, "%s", json_is_true(json_object_get(event, "busy")) ? "busy" : "idle");
+	if (how)
+		add(line, ", %s", text_is(how, "rst") ? "reset" : "closed");
+	if (get_u64(event, "bytes_in", &in) && get_u64(event, "bytes_out", &out))
+		add(line, ", %" PRIu64 " bytes in, %" PRIu64 " out", in, out);
+	add_duration(line, event, "conn_age_ns", "conn");
+}
+
+static void add_backlog(struct line *line, json_t *event)
+{
+	uint64_t dropped;
+
+	add_who(line, event);
+	add_phase(line, event);
+	line_at(line, COLUMN_PEERS);
+	add_endpoint(line, json_object_get(event, "listener"));
+	line_at(line, COLUMN_DETAILS);
+	if (get_u64(event, "dropped", &dropped))
+		add(line, "%" PRIu64 " dropped", dropped);
+}
+
+/* Its process is gone: the subject takes its place. */
+static void add_refused(struct line *line, json_t *event)
+{
+	uint64_t ns;
+
+	line_at(line, COLUMN_WHO);
+	line->column += put_subject(line->out, json_object_get(event, "subject"));
+	if (get_u64(event, "since_exit_ns", &ns)) {
+		line_at(line, COLUMN_PHASE);
+		add(line, "gone ");
+		line->column += put_duration(line->out, ns);
+	}
+	add_peers(line, event);
+}
+
+static void add_drain(struct line *line, json_t *event)
+{
+	json_t *report = json_object_get(event, "report");
+
+	line_at(line, COLUMN_WHO);
+	line->column += put_subject(line->out, json_object_get(report, "subject"));
+	line_at(line, COLUMN_PHASE);
+	add(line, "over");
+	add_duration(line, report, "duration_ns", "after");
+	add_duration(line, report, "settle_ns", "settle time");
+	line_at(line, COLUMN_NEXT);
+	add(line, "('phasewatch report' has the rest)");
+}
+
 static bool is_common(const char *key)
 {
 	static const char *const keys[] = { "schema", "time", "node", "seq", "type", "phase",
@@ -448,9 +525,14 @@ static const struct {
 } shapes[] = {
 	{ "accept", add_accept },
 	{ "connect", add_connect },
+	{ "request", add_request },
+	{ "abandon", add_abandon },
+	{ "backlog", add_backlog },
+	{ "refused", add_refused },
 	{ "exit", add_exit },
 	{ "lost", add_lost },
 	{ "phase", add_phase_change },
+	{ "drain", add_drain },
 };
 
 static void add_fields(struct line *line, json_t *event)

@@ -20,6 +20,12 @@ int event_decode(const void *data, size_t size, struct event *ret)
 		[PW_EV_ACCEPT] = sizeof(struct pw_conn_record),
 		[PW_EV_CONNECT] = sizeof(struct pw_conn_record),
 		[PW_EV_EXIT] = sizeof(struct pw_exit_record),
+		[PW_EV_REQUEST] = sizeof(struct pw_conn_record),
+		[PW_EV_ABANDON] = sizeof(struct pw_abandon_record),
+		[PW_EV_REFUSED] = sizeof(struct pw_conn_record),
+		[PW_EV_DROP] = sizeof(struct pw_conn_record),
+		[PW_EV_UNLISTEN] = sizeof(struct pw_conn_record),
+		[PW_EV_SIGNAL] = sizeof(struct pw_signal_record),
 		[PW_EV_FORK] = sizeof(struct pw_task_record),
 		[PW_EV_EXEC] = sizeof(struct pw_task_record),
 	};
@@ -33,24 +39,38 @@ int event_decode(const void *data, size_t size, struct event *ret)
 		return -EPROTO;
 	e.type = h.type;
 	e.time_ns = h.time_ns;
-	memcpy(&e.conn, data, h.size);
+	memcpy(&e.abandon, data, h.size); /* the largest of the records */
 	if (event_verdict_on(&e) && !valid_verdict_on(event_verdict_on(&e)))
 		return -EPROTO;
 	if ((e.type == PW_EV_ACCEPT && !seen_by_name(e.conn.how)) ||
-		(e.type == PW_EV_CONNECT && !result_name(e.conn.how)))
+		(e.type == PW_EV_CONNECT && !result_name(e.conn.how)) ||
+		(e.type == PW_EV_ABANDON && !how_name(e.abandon.how)))
 		return -EPROTO;
 	*ret = e;
 	return 0;
 }
 
+static bool is_conn(const struct event *e)
+{
+	return e->type == PW_EV_ACCEPT || e->type == PW_EV_CONNECT || e->type == PW_EV_REQUEST ||
+	       e->type == PW_EV_REFUSED || e->type == PW_EV_DROP || e->type == PW_EV_UNLISTEN;
+}
+
 const struct pw_process *event_process(const struct event *e)
 {
-	switch (e->type) {
-	case PW_EV_ACCEPT:
-	case PW_EV_CONNECT:
+	if (e->type == PW_EV_REFUSED)
+		return NULL;
+	if (is_conn(e))
 		return &e->conn.process;
+	switch (e->type) {
 	case PW_EV_EXIT:
 		return &e->exit.process;
+	case PW_EV_ABANDON:
+		return &e->abandon.process;
+	case PW_EV_SIGNAL:
+		return &e->signal.process;
+	case PW_EV_BACKLOG:
+		return &e->backlog.process;
 	case PW_EV_FORK:
 	case PW_EV_EXEC:
 		return &e->task.process;
@@ -61,15 +81,29 @@ const struct pw_process *event_process(const struct event *e)
 
 const struct pw_verdict_on *event_verdict_on(const struct event *e)
 {
-	switch (e->type) {
-	case PW_EV_ACCEPT:
-	case PW_EV_CONNECT:
+	if (is_conn(e))
 		return &e->conn.on;
+	switch (e->type) {
 	case PW_EV_EXIT:
 		return &e->exit.on;
+	case PW_EV_ABANDON:
+		return &e->abandon.on;
+	case PW_EV_SIGNAL:
+		return &e->signal.on;
+	case PW_EV_BACKLOG:
+		return &e->backlog.on;
 	default:
 		return NULL;
 	}
+}
+
+const struct pw_client *event_client(const struct event *e)
+{
+	const struct pw_client *c = is_conn(e)		       ? &e->conn.client :
+				    e->type == PW_EV_ABANDON ? &e->abandon.client :
+							       NULL;
+
+	return c && c->pid ? c : NULL;
 }
 
 void event_write_subject(struct json_out *j, const struct pw_subject_key *key, uint64_t epoch,
@@ -118,34 +152,95 @@ static void write_duration(struct json_out *j, const char *key, uint64_t from, u
 		json_u64(j, key, to > from ? to - from : 0);
 }
 
-static void write_conn(
-	struct json_out *j, const struct pw_conn_record *r, const struct event_names *names)
+static void write_common(
+	struct json_out *j, const struct event *e, const struct event_names *names)
 {
-	bool accept = r->h.type == PW_EV_ACCEPT;
+	const struct pw_verdict_on *on = event_verdict_on(e);
 
-	write_duration(j, "phase_age_ns", r->on.since_ns, r->begin_ns);
-	json_str(j, "verdict", verdict_name(r->on.verdict));
-	event_write_subject(j, &r->on.key, r->on.epoch, r->on.source, names->subject);
-	write_process(j, &r->process, names);
-	write_endpoint(j, "src", r->tuple.saddr, r->tuple.sport);
-	write_endpoint(j, "dst", r->tuple.daddr, r->tuple.dport);
-	if (accept) {
+	event_write_subject(j, &on->key, on->epoch, on->source, names->subject);
+	if (event_process(e))
+		write_process(j, event_process(e), names);
+}
+
+static void write_tuple(struct json_out *j, const struct event *e, const struct pw_tuple *t,
+	const struct event_names *names)
+{
+	const struct pw_client *c = event_client(e);
+
+	write_endpoint(j, "src", t->saddr, t->sport);
+	write_endpoint(j, "dst", t->daddr, t->dport);
+	if (!c || e->type == PW_EV_CONNECT) /* whose client is its process */
+		return;
+	json_open(j, "client", '{');
+	json_u64(j, "pid", c->pid);
+	json_strn(j, "comm", c->comm, strnlen(c->comm, sizeof(c->comm)));
+	json_str(j, "cgroup", names->client_cgroup);
+	json_close(j, '}');
+}
+
+/* A request is late by when it was read, a connection by when it came. */
+static void write_conn(struct json_out *j, const struct event *e, const struct event_names *names)
+{
+	const struct pw_conn_record *r = &e->conn;
+
+	write_duration(j, "phase_age_ns", r->on.since_ns,
+		e->type == PW_EV_REQUEST || e->type == PW_EV_REFUSED ? r->h.time_ns : r->begin_ns);
+	if (e->type != PW_EV_REFUSED)
+		json_str(j, "verdict", verdict_name(r->on.verdict));
+	write_common(j, e, names);
+	write_tuple(j, e, &r->tuple, names);
+	switch (e->type) {
+	case PW_EV_ACCEPT:
 		/* at the close it is not known when it was accepted */
 		if (r->how != PW_SEEN_RELEASE)
 			write_duration(j, "queue_ns", r->begin_ns, r->h.time_ns);
 		json_str(j, "seen_by", seen_by_name(r->how));
-	} else {
+		break;
+	case PW_EV_CONNECT:
 		write_duration(j, "connect_ns", r->begin_ns, r->h.time_ns);
 		json_str(j, "result", result_name(r->how));
+		break;
+	case PW_EV_REQUEST:
+		json_u64(j, "nth", r->number);
+		write_duration(j, "conn_age_ns", r->begin_ns, r->h.time_ns);
+		break;
+	default:
+		write_duration(j, "since_exit_ns", r->begin_ns, r->h.time_ns);
 	}
 }
 
-static void write_exit(
-	struct json_out *j, const struct pw_exit_record *r, const struct event_names *names)
+static void write_abandon(
+	struct json_out *j, const struct event *e, const struct event_names *names)
 {
+	const struct pw_abandon_record *r = &e->abandon;
+
 	write_duration(j, "phase_age_ns", r->on.since_ns, r->h.time_ns);
-	event_write_subject(j, &r->on.key, r->on.epoch, r->on.source, names->subject);
-	write_process(j, &r->process, names);
+	write_common(j, e, names);
+	write_tuple(j, e, &r->tuple, names);
+	json_str(j, "how", how_name(r->how));
+	json_bool(j, "busy", r->busy);
+	json_u64(j, "bytes_in", r->bytes_in);
+	json_u64(j, "bytes_out", r->bytes_out);
+	write_duration(j, "conn_age_ns", r->established_ns, r->h.time_ns);
+}
+
+static void write_backlog(
+	struct json_out *j, const struct event *e, const struct event_names *names)
+{
+	const struct event_backlog *b = &e->backlog;
+
+	write_duration(j, "phase_age_ns", b->on.since_ns, e->time_ns);
+	write_common(j, e, names);
+	json_u64(j, "dropped", b->dropped);
+	write_endpoint(j, "listener", b->listener.daddr, b->listener.dport);
+}
+
+static void write_exit(struct json_out *j, const struct event *e, const struct event_names *names)
+{
+	const struct pw_exit_record *r = &e->exit;
+
+	write_duration(j, "phase_age_ns", r->on.since_ns, r->h.time_ns);
+	write_common(j, e, names);
 	if (WIFSIGNALED(r->status))
 		json_u64(j, "signal", WTERMSIG(r->status));
 	else
@@ -198,13 +293,27 @@ void event_write(struct json_out *j, const struct event *e, const struct event_n
 		json_str(j, "phase", phase_name(on->phase));
 	else if (e->type == PW_EV_PHASE)
 		json_str(j, "phase", phase_name(e->phase.now.phase));
+	else if (e->type == PW_EV_DRAIN)
+		json_str(j, "phase", phase_name(e->drain.phase));
 	switch (e->type) {
 	case PW_EV_ACCEPT:
 	case PW_EV_CONNECT:
-		write_conn(j, &e->conn, names);
+	case PW_EV_REQUEST:
+	case PW_EV_REFUSED:
+		write_conn(j, e, names);
 		break;
 	case PW_EV_EXIT:
-		write_exit(j, &e->exit, names);
+		write_exit(j, e, names);
+		break;
+	case PW_EV_ABANDON:
+		write_abandon(j, e, names);
+		break;
+	case PW_EV_BACKLOG:
+		write_backlog(j, e, names);
+		break;
+	case PW_EV_DRAIN:
+		json_raw(j, ",\"report\":", 10);
+		json_raw(j, e->drain.json, e->drain.len);
 		break;
 	case PW_EV_PHASE:
 		write_phase(j, &e->phase, names);

@@ -22,6 +22,22 @@ struct event_lost {
 	uint64_t count;
 };
 
+/* The completed connections that a listener's end took with it. */
+struct event_backlog {
+	struct pw_process process; /* who closed it */
+	struct pw_verdict_on on;
+	struct pw_tuple listener; /* as destination; of the first connection */
+	uint64_t dropped;
+};
+
+/* A drain report, as a JSON object. */
+struct event_drain {
+	struct pw_subject_key key;
+	uint32_t phase;
+	const char *json;
+	size_t len;
+};
+
 struct event {
 	enum pw_event_type type;
 	uint64_t seq;
@@ -30,8 +46,12 @@ struct event {
 		struct pw_conn_record conn;
 		struct pw_exit_record exit;
 		struct pw_task_record task;
+		struct pw_abandon_record abandon;
+		struct pw_signal_record signal;
 		struct event_phase phase;
 		struct event_lost lost;
+		struct event_backlog backlog;
+		struct event_drain drain;
 	};
 };
 
@@ -41,6 +61,7 @@ struct event_names {
 	const char *subject;
 	const char *exe;
 	const char *cgroup;
+	const char *client_cgroup;
 	uint64_t realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME */
 };
 
@@ -56,6 +77,8 @@ void event_write(struct json_out *j, const struct event *e, const struct event_n
 /* The one of the event's own, or NULL: of `lost` and `phase` events. */
 const struct pw_process *event_process(const struct event *e);
 const struct pw_verdict_on *event_verdict_on(const struct event *e);
+/* NULL if it has none, or it is not known. */
+const struct pw_client *event_client(const struct event *e);
 
 /* The `subject` object, used by the other answers of the API as well. */
 void event_write_subject(struct json_out *j, const struct pw_subject_key *key, uint64_t epoch,

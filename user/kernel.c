@@ -37,6 +37,7 @@ static const struct hook_spec {
 	const char *serves;
 	const char *without;
 	int accept_params; /* of inet_csk_accept, for the variant that fits */
+	const char *unless; /* a name in BTF that makes this one superfluous */
 } specs[] = {
 	{ "pw_sockops", "sockops", HOOK_CGROUP, true, NULL,
 		"arrivals, listeners, connects and their results, exactly", "nothing works" },
@@ -53,12 +54,20 @@ static const struct hook_spec {
 		"bpf_sk_storage_get_tracing",
 		"accept() with a NULL address, at once",
 		"such accepts are seen at the first read or write, at the latest at the close", 4 },
-	{ "pw_first_recv", "tp_btf/sock_recv_length", HOOK_ON_DEMAND, false,
-		"btf_trace_sock_recv_length", "accept() with a NULL address, at the first read",
-		"such accepts are seen at the close" },
-	{ "pw_first_send", "tp_btf/sock_send_length", HOOK_ON_DEMAND, false,
+	{ "pw_recv", "tp_btf/sock_recv_length", HOOK_ON_DEMAND, false, "btf_trace_sock_recv_length",
+		"late requests; accept() with a NULL address, at the first read",
+		"accepts with a NULL address are seen at the close" },
+	{ "pw_recv_6_2", "tp_btf/tcp_rcv_space_adjust", HOOK_ON_DEMAND, false,
+		"btf_trace_tcp_rcv_space_adjust", "late requests",
+		"late requests are not seen", .unless = "btf_trace_sock_recv_length" },
+	{ "pw_send", "tp_btf/sock_send_length", HOOK_ON_DEMAND, false,
 		"btf_trace_sock_send_length", "accept() with a NULL address, at the first write",
-		"such accepts are seen at the close" },
+		"accepts with a NULL address are seen at the close" },
+	{ "pw_reset", "tp_btf/tcp_send_reset", HOOK_TRACING, false, "btf_trace_tcp_send_reset",
+		"connections dropped from an accept queue; refused connects (from 6.10 on)",
+		"neither is seen" },
+	{ "pw_signal", "tp_btf/signal_generate", HOOK_TRACING, false, "btf_trace_signal_generate",
+		"who asked a process to go", "drain reports do not have it" },
 	{ "pw_process_fork", "tp_btf/sched_process_fork", HOOK_TRACING, true,
 		"btf_trace_sched_process_fork", "new processes of a subject", "nothing works" },
 	{ "pw_process_exec", "tp_btf/sched_process_exec", HOOK_TRACING, false,
@@ -167,6 +176,10 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 		else if (s->accept_params)
 			err = params < 0 ? params : params == s->accept_params ? 0 : -ENOENT;
 		k->hooks[i].superseded = s->accept_params == (params == 4 ? 2 : 4);
+		if (s->unless && btf__find_by_name(btf, s->unless) >= 0) {
+			err = -ENOENT;
+			k->hooks[i].superseded = true;
+		}
 		if (err && s->required)
 			return fail_with(why, len, err, "this kernel has no %s, which is needed for %s",
 				s->attaches_to, s->serves);
@@ -665,33 +678,32 @@ static void stamp_borrowed(int fd, int state, void *arg)
 	bpf_map_update_elem(k->conns, &fd, &fresh, BPF_NOEXIST);
 }
 
-int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
+int kernel_snapshot(
+	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n)
 {
 	int prog = k->private->progs[spec_index("pw_snapshot")];
 	char nothing[1];
 	ssize_t err;
 
 	if (prog < 0) {
-		for (size_t i = 0; i < n; i++)
-			borrow_tcp_sockets(pids[i], stamp_borrowed, k);
+		if (pass == PW_PASS_CONNECTIONS)
+			for (size_t i = 0; i < n; i++)
+				borrow_tcp_sockets(pids[i], stamp_borrowed, k);
 		return 0;
 	}
-	for (int pass = 0; pass < 2; pass++) {
-		k->control->snapshot_connections = pass;
-		for (size_t i = 0; i < n; i++) {
-			union bpf_iter_link_info info = { .task.pid = pids[i] };
+	k->control->snapshot = pass;
+	if (!pids)
+		return run_iterator(prog, NULL, nothing, sizeof(nothing));
+	for (size_t i = 0; i < n; i++) {
+		union bpf_iter_link_info info = { .task.pid = pids[i] };
 
-			err = run_iterator(prog, &info, nothing, sizeof(nothing));
-			if (err == -ESRCH)
-				continue; /* gone meanwhile */
-			if (err == -EINVAL || err == -E2BIG) {
-				/* before 6.1 there is no filter by process: all files once */
-				err = run_iterator(prog, NULL, nothing, sizeof(nothing));
-				i = n;
-			}
-			if (err < 0)
-				return err;
-		}
+		err = run_iterator(prog, &info, nothing, sizeof(nothing));
+		if (err == -ESRCH)
+			continue; /* gone meanwhile */
+		if (err == -EINVAL || err == -E2BIG) /* no filter by process before 6.1 */
+			return run_iterator(prog, NULL, nothing, sizeof(nothing));
+		if (err < 0)
+			return err;
 	}
 	return 0;
 }
@@ -699,6 +711,9 @@ int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n)
 int kernel_arm(struct kernel *k, bool on)
 {
 	struct kernel_private *p = k->private;
+	bool was_on = k->control->armed;
+
+	k->control->armed = on;
 
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		if (specs[i].kind != HOOK_ON_DEMAND || k->hooks[i].error ||
@@ -713,7 +728,7 @@ int kernel_arm(struct kernel *k, bool on)
 		if (p->armed[i] < 0)
 			return p->armed[i];
 	}
-	return 0;
+	return on && !was_on ? kernel_snapshot(k, PW_PASS_CLIENTS, NULL, 0) : 0;
 }
 
 int kernel_read_counters(const struct kernel *k, struct pw_counters *ret)

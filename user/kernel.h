@@ -36,7 +36,7 @@ struct hook {
 /* A few words; only for one that is off. */
 const char *kernel_why_off(const struct hook *h);
 
-#define KERNEL_HOOKS_MAX 16
+#define KERNEL_HOOKS_MAX 24
 
 struct kernel {
 	int phases; /* map file descriptors */
@@ -76,9 +76,10 @@ int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t why_len)
  * too (0: none). `pids` receives them, malloc'ed; 0 of them: the process is gone.
  */
 int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n);
-/* Stamps the sockets that these members of a subject have open. */
-int kernel_snapshot(struct kernel *k, const pid_t *pids, size_t n);
-/* Attaches or detaches the HOOK_ON_DEMAND programs. */
+/* Looks at the sockets that these members of a subject have open; NULL: at everybody's. */
+int kernel_snapshot(
+	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n);
+/* Attaches or detaches the HOOK_ON_DEMAND programs; the first time looks at who is connected. */
 int kernel_arm(struct kernel *k, bool on);
 
 /* The counters' sum over all CPUs. */

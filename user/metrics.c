@@ -37,17 +37,48 @@ static void write_misrouted(struct evbuffer *out, const struct pw_counters *c)
 					"phasewatch_misrouted_total{type=\"%s\",phase=\"%s\"} %llu\n",
 					names_name(&direction_names, d), phase_name(p),
 					c->connections[d][p][PW_MISROUTED]);
+	for (unsigned int p = PW_INIT; p < PW_PHASES; p++)
+		if (p != PW_ACTIVE)
+			evbuffer_add_printf(out,
+				"phasewatch_misrouted_total{type=\"request\",phase=\"%s\"} %llu\n",
+				phase_name(p), c->requests[p][PW_MISROUTED]);
+}
+
+static void write_cost(struct evbuffer *out, const struct pw_counters *c)
+{
+	head(out, "phasewatch_requests", "counter",
+		"Requests read by subjects while any of them drains, by phase.");
+	for (unsigned int p = 0; p < PW_PHASES; p++)
+		for (unsigned int v = 0; v < PW_VERDICTS; v++)
+			if (c->requests[p][v])
+				evbuffer_add_printf(out,
+					"phasewatch_requests_total{phase=\"%s\",verdict=\"%s\"} %llu\n",
+					phase_name(p), verdict_name(v), c->requests[p][v]);
+	head(out, "phasewatch_abandoned", "counter",
+		"Connections of draining processes that were still open when they exited.");
+	for (unsigned int h = 0; h < PW_HOWS; h++)
+		for (unsigned int busy = 0; busy < 2; busy++)
+			evbuffer_add_printf(out,
+				"phasewatch_abandoned_total{how=\"%s\",busy=\"%s\"} %llu\n", how_name(h),
+				busy ? "true" : "false", c->abandoned[h][busy]);
+	head(out, "phasewatch_backlog_dropped", "counter",
+		"Completed connections that nobody had accepted when their listener closed.");
+	evbuffer_add_printf(
+		out, "phasewatch_backlog_dropped_total %llu\n", c->backlog_dropped);
+	head(out, "phasewatch_refused", "counter",
+		"Connects refused where a drained subject had listened less than 60 s before.");
+	evbuffer_add_printf(out, "phasewatch_refused_total %llu\n", c->refused);
 }
 
 static void write_own(struct evbuffer *out, const struct pw_counters *c)
 {
 	head(out, "phasewatch_events", "counter", "Records handed to the daemon, by type.");
-	for (unsigned int t = PW_EV_ACCEPT; t <= PW_EV_EXEC; t++)
+	for (unsigned int t = PW_EV_ACCEPT; t < PW_EV_RECORDS; t++)
 		evbuffer_add_printf(out, "phasewatch_events_total{type=\"%s\"} %llu\n",
 			event_type_name(t), c->emitted[t]);
 	head(out, "phasewatch_events_lost", "counter",
 		"Records that could not be made, by type and by what was full.");
-	for (unsigned int t = PW_EV_ACCEPT; t <= PW_EV_EXEC; t++)
+	for (unsigned int t = PW_EV_ACCEPT; t < PW_EV_RECORDS; t++)
 		evbuffer_add_printf(out,
 			"phasewatch_events_lost_total{type=\"%s\",stage=\"ring\"} %llu\n"
 			"phasewatch_events_lost_total{type=\"%s\",stage=\"map\"} %llu\n",
@@ -90,6 +121,7 @@ int metrics_write(struct evbuffer *out, const struct kernel *k, const struct sub
 	head(out, "phasewatch_inflight_connections", "gauge",
 		"Connections that subjects accepted and still hold.");
 	evbuffer_add_printf(out, "phasewatch_inflight_connections %lld\n", (long long)g.inflight);
+	write_cost(out, &c);
 	write_own(out, &c);
 	head(out, "phasewatch_build", "info", "What is running.");
 	evbuffer_add_printf(out, "phasewatch_build_info{version=\"" PW_VERSION "\"} 1\n# EOF\n");

@@ -15,7 +15,9 @@
 #define SHOWN_VERDICTS [PW_MISROUTED] = "misrouted", [PW_GRACE] = "grace", [PW_IGNORED] = "ignored"
 #define SHOWN_EVENT_TYPES                                                                          \
 	[PW_EV_ACCEPT] = "accept", [PW_EV_CONNECT] = "connect", [PW_EV_EXIT] = "exit",             \
-	[PW_EV_PHASE] = "phase", [PW_EV_LOST] = "lost"
+	[PW_EV_REQUEST] = "request", [PW_EV_ABANDON] = "abandon", [PW_EV_REFUSED] = "refused",     \
+	[PW_EV_PHASE] = "phase", [PW_EV_LOST] = "lost", [PW_EV_BACKLOG] = "backlog",               \
+	[PW_EV_DRAIN] = "drain"
 
 NAMES(phase_names, [PW_UNDECLARED] = "UNDECLARED", DECLARED_PHASES);
 NAMES(declared_phase_names, DECLARED_PHASES);
@@ -23,8 +25,9 @@ NAMES(declared_phase_names, DECLARED_PHASES);
 NAMES(verdict_names, [PW_OK] = "ok", SHOWN_VERDICTS);
 NAMES(shown_verdict_names, SHOWN_VERDICTS);
 
-/* A fork or exec record is no event, but it can be lost, and is then counted by this name. */
-NAMES(event_type_names, SHOWN_EVENT_TYPES, [PW_EV_FORK] = "fork", [PW_EV_EXEC] = "exec");
+/* Records that are no events can be lost, and are then counted by these names. */
+NAMES(event_type_names, SHOWN_EVENT_TYPES, [PW_EV_FORK] = "fork", [PW_EV_EXEC] = "exec",
+	[PW_EV_DROP] = "drop", [PW_EV_UNLISTEN] = "unlisten", [PW_EV_SIGNAL] = "signal");
 NAMES(shown_event_type_names, SHOWN_EVENT_TYPES);
 
 NAMES(source_names, [PW_SOURCE_MAP] = "map", [PW_SOURCE_API] = "api",
@@ -36,6 +39,8 @@ NAMES(seen_by_names, [PW_SEEN_ACCEPT] = "accept", [PW_SEEN_FIRST_IO] = "first_io
 NAMES(result_names, [PW_ESTABLISHED] = "established", [PW_REFUSED] = "refused",
 	[PW_TIMEOUT] = "timeout", [PW_RESET] = "reset", [PW_UNREACHABLE] = "unreachable",
 	[PW_ABORTED] = "aborted");
+
+NAMES(how_names, [PW_FIN] = "fin", [PW_RST] = "rst");
 
 /* A value added at an enum's end without its name here does not compile. */
 _Static_assert(ARRAY_SIZE(phase_names_list) == PW_PHASES, "a phase has no name");

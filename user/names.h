@@ -20,6 +20,7 @@ extern const struct names verdict_names;
 extern const struct names seen_by_names;
 extern const struct names result_names;
 extern const struct names event_type_names;
+extern const struct names how_names;
 
 /* Subsets: what may be declared, and what can appear in an event. */
 extern const struct names declared_phase_names;
@@ -60,6 +61,11 @@ static inline const char *seen_by_name(unsigned value)
 static inline const char *result_name(unsigned value)
 {
 	return names_name(&result_names, value);
+}
+
+static inline const char *how_name(unsigned value)
+{
+	return names_name(&how_names, value);
 }
 
 static inline const char *event_type_name(unsigned value)

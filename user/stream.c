@@ -83,6 +83,11 @@ static bool passes(const struct stream_filter *f, const struct gist *g)
 	       (!f->n_pids || has_pid(f, g->pid) || has_pid(f, g->subject));
 }
 
+static bool has_verdict(const struct event *e)
+{
+	return e->type == PW_EV_ACCEPT || e->type == PW_EV_CONNECT || e->type == PW_EV_REQUEST;
+}
+
 static struct gist gist_of(const struct event *e)
 {
 	const struct pw_verdict_on *on = event_verdict_on(e);
@@ -91,12 +96,16 @@ static struct gist gist_of(const struct event *e)
 
 	if (on) {
 		g.phase = on->phase;
-		g.verdict = e->type == PW_EV_EXIT ? PW_OK : on->verdict;
+		g.verdict = has_verdict(e) ? on->verdict : PW_OK;
 		g.subject = on->key.kind == PW_KIND_PROCESS ? on->key.id : 0;
 	}
 	if (e->type == PW_EV_PHASE) {
 		g.phase = e->phase.now.phase;
 		g.subject = e->phase.key.kind == PW_KIND_PROCESS ? e->phase.key.id : 0;
+	}
+	if (e->type == PW_EV_DRAIN) {
+		g.phase = e->drain.phase;
+		g.subject = e->drain.key.kind == PW_KIND_PROCESS ? e->drain.key.id : 0;
 	}
 	if (p)
 		g.pid = p->pid;

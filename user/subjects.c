@@ -13,6 +13,7 @@
 #include "util.h"
 
 #define SCAN_BATCH 256
+#define GONE_NAMES 256
 
 struct subjects {
 	void *tree; /* of struct subject, by key */
@@ -21,6 +22,11 @@ struct subjects {
 	subjects_phase_fn on_phase;
 	void *arg;
 	unsigned int scan; /* number of the reconciliation */
+	struct {
+		struct pw_subject_key key;
+		char name[SUBJECT_NAME_LEN];
+	} gone[GONE_NAMES]; /* connects to them are still refused */
+	size_t next_gone;
 };
 
 static int compare(const void *a, const void *b)
@@ -58,8 +64,25 @@ static struct subject *add(struct subjects *s, const struct pw_subject_key *key)
 	return subject;
 }
 
+const char *subjects_name(const struct subjects *s, const struct pw_subject_key *key)
+{
+	const struct subject *subject = find(s, key);
+
+	if (subject)
+		return subject->name[0] ? subject->name : NULL;
+	for (size_t i = s->next_gone; i && i + GONE_NAMES > s->next_gone; i--)
+		if (compare(&s->gone[(i - 1) % GONE_NAMES].key, key) == 0)
+			return s->gone[(i - 1) % GONE_NAMES].name;
+	return NULL;
+}
+
 static void forget(struct subjects *s, struct subject *subject)
 {
+	if (subject->name[0]) {
+		s->gone[s->next_gone % GONE_NAMES].key = subject->key;
+		strcpy(s->gone[s->next_gone % GONE_NAMES].name, subject->name);
+		s->next_gone++;
+	}
 	tdelete(subject, &s->tree, compare);
 	bpf_map_delete_elem(s->k->stats, &subject->key);
 	free(subject);
@@ -170,6 +193,36 @@ static int write_declaration(struct subjects *s, const struct subject *subject)
 		       0;
 }
 
+/* `pids` is the caller's to free. */
+static int members_of(
+	struct subjects *s, const struct subject *subject, pid_t **pids, size_t *ret_n)
+{
+	_cleanup_(freep) pid_t *found = NULL;
+	size_t n = 0, room = 0;
+	struct pw_member m;
+	uint32_t pid, next;
+	bool more = bpf_map_get_next_key(s->k->members, NULL, &next) == 0;
+
+	while (more) {
+		pid = next;
+		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
+		if (bpf_map_lookup_elem(s->k->members, &pid, &m) < 0 ||
+			m.subject != subject->key.id)
+			continue;
+		if (n == room) {
+			pid_t *larger = realloc(found, (room = room ? 2 * room : 64) * sizeof(*found));
+
+			if (!larger)
+				return -ENOMEM;
+			found = larger;
+		}
+		found[n++] = pid;
+	}
+	*ret_n = n;
+	*pids = TAKE_PTR(found);
+	return 0;
+}
+
 /* What the kernel knows exactly of a member, and /proc in units of 10 ms. */
 static bool own_member(struct subjects *s, const struct subject *subject, struct pw_member *ret)
 {
@@ -207,7 +260,9 @@ static int set_up(struct subjects *s, struct subject *subject)
 	if (!err && !own_member(s, subject, &own))
 		err = -ESRCH;
 	if (!err)
-		err = kernel_snapshot(s->k, pids, n);
+		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, pids, n);
+	if (!err)
+		err = kernel_snapshot(s->k, PW_PASS_CONNECTIONS, pids, n);
 	if (!err)
 		for (size_t i = 0; i < n; i++) {
 			struct pw_process p = { .pid = pids[i] };
@@ -240,6 +295,19 @@ static int rearm(struct subjects *s)
 
 	subjects_for_each(s, count_wanting, &wanted);
 	return kernel_arm(s->k, wanted);
+}
+
+/* Where a request is under way on an old connection, what is read next is no new one. */
+static int mark_turns(struct subjects *s, const struct subject *subject)
+{
+	_cleanup_(freep) pid_t *pids = NULL;
+	size_t n;
+	int err;
+
+	if (subject->now.phase < PW_DRAIN)
+		return 0;
+	err = members_of(s, subject, &pids, &n);
+	return err ? err : kernel_snapshot(s->k, PW_PASS_TURNS, pids, n);
 }
 
 static void tell(struct subjects *s, const struct subject *subject, uint32_t from)
@@ -386,6 +454,8 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 			err = set_up(s, subject);
 		if (!err)
 			err = rearm(s);
+		if (!err)
+			err = mark_turns(s, subject);
 		if (!err) {
 			declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
 			err = write_declaration(s, subject);
@@ -493,17 +563,13 @@ static void collect_gone(const struct subject *subject, void *arg)
 /* Somebody took the declaration out of the map: its processes are nobody's from now on. */
 static void release_members(struct subjects *s, const struct subject *subject)
 {
-	struct pw_member m;
-	uint32_t pid, next;
-	bool more = bpf_map_get_next_key(s->k->members, NULL, &next) == 0;
+	_cleanup_(freep) pid_t *pids = NULL;
+	size_t n;
 
-	while (more) {
-		pid = next;
-		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
-		if (bpf_map_lookup_elem(s->k->members, &pid, &m) == 0 &&
-			m.subject == subject->key.id)
-			bpf_map_delete_elem(s->k->members, &pid);
-	}
+	if (members_of(s, subject, &pids, &n) < 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		bpf_map_delete_elem(s->k->members, &pids[i]);
 }
 
 int subjects_reconcile(struct subjects *s)

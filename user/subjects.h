@@ -66,6 +66,8 @@ int subjects_reconcile(struct subjects *s);
 
 /* NULL if not known (any more). */
 const struct subject *subjects_find(const struct subjects *s, const struct pw_subject_key *key);
+/* Its name, and for a while that of one that is gone; NULL if not known. */
+const char *subjects_name(const struct subjects *s, const struct pw_subject_key *key);
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
 void subjects_for_each(const struct subjects *s,
 	void (*fn)(const struct subject *subject, void *arg), void *arg);

@@ -51,6 +51,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	possible_net_t skc_net;
+	unsigned long skc_flags;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
@@ -59,6 +60,12 @@ struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	int sk_err;
+	unsigned long sk_lingertime;
+	__u32 sk_ack_backlog;
+};
+
+enum sock_flags {
+	SOCK_LINGER = 5,
 };
 
 struct inet_sock {
@@ -73,19 +80,44 @@ struct inet_bind_bucket {
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
 	struct inet_bind_bucket *icsk_bind_hash;
+	struct {
+		__u32 lrcvtime;
+	} icsk_ack;
 };
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u64 bytes_received;
+	__u64 bytes_sent;
+	__u64 bytes_retrans;
 	__u32 rcv_nxt;
 	__u32 copied_seq;
+	__u32 write_seq;
+	__u32 lsndtime;
 	struct {
 		__u64 time;
 	} rcvq_space;
 };
 
 struct proto_accept_arg;
+
+struct net_device {
+	possible_net_t nd_net;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	unsigned long _skb_refdst;
+	unsigned char *head;
+	__u16 transport_header;
+	__u16 network_header;
+};
+
+struct dst_entry {
+	struct net_device *dev;
+};
+
+enum sk_rst_reason;
 
 struct socket {
 	struct sock *sk;

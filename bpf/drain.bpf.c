@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Hooks on traffic, attached only while a subject is in a phase in which arrivals are misrouted; and
+ * on resets, which are rare.
+ */
+#include "drain.h"
+#include <bpf/bpf_tracing.h>
+
+#define MSG_PEEK 2
+
+/* Two threads may touch a connection first, unlike the other hooks, which come before or after all. */
+static __always_inline void pw_touched(struct pw_conn *conn, struct sock *sk)
+{
+	if (conn->established_ns && !conn->judged &&
+		__sync_bool_compare_and_swap(&conn->judged, 0, 1))
+		pw_conn_accepted(conn, sk, PW_SEEN_FIRST_IO, 1);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(pw_recv, struct sock *sk, int ret, int flags)
+{
+	struct pw_conn *conn;
+
+	if (ret <= 0 || (flags & MSG_PEEK))
+		return 0;
+	conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	if (!conn)
+		return 0;
+	pw_touched(conn, sk);
+	pw_conn_read(conn, sk);
+	return 0;
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(pw_send, struct sock *sk, int ret, int flags)
+{
+	struct pw_conn *conn;
+
+	if (ret <= 0)
+		return 0;
+	conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	if (conn)
+		pw_touched(conn, sk);
+	return 0;
+}
+
+/*
+ * Until 6.2 (40cbf30 "trace: sock: add ..." brought sock_recv_length): called for each piece that a
+ * read takes from the queue. Peeking at a request tells of it a little earlier.
+ */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(pw_recv_6_2, struct sock *sk)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+
+	if (conn)
+		pw_conn_read(conn, sk);
+	return 0;
+}
+
+/* A completed connection that nobody accepted goes with its listener. */
+static __always_inline void pw_queued_reset(struct sock *sk)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	struct task_struct *task = pw_current();
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_process process;
+	struct pw_verdict_on on;
+	struct pw_counters *c;
+
+	if (!conn || conn->judged || !conn->established_ns)
+		return;
+	conn->judged = 1;
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return;
+	c = pw_cpu_counters();
+	if (c)
+		pw_add(c->backlog_dropped, 1);
+	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
+	pw_identify(task, &process);
+	pw_conn_emit(&process, &on, sk, PW_EV_DROP, conn->established_ns, 0, 0);
+}
+
+static __always_inline struct net_device *pw_skb_dev(struct sk_buff *skb)
+{
+	struct net_device *dev = BPF_CORE_READ(skb, dev);
+	struct dst_entry *dst;
+
+	if (dev)
+		return dev;
+	dst = (struct dst_entry *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+	return dst ? BPF_CORE_READ(dst, dev) : 0;
+}
+
+/* False unless the segment is a SYN. */
+static __always_inline int pw_read_syn(struct sk_buff *skb, struct pw_tuple *t)
+{
+	unsigned char *head = BPF_CORE_READ(skb, head);
+	unsigned char *tcp = head + BPF_CORE_READ(skb, transport_header);
+	unsigned char *ip = head + BPF_CORE_READ(skb, network_header);
+	struct net_device *dev = pw_skb_dev(skb);
+	__u8 version = 0, flags = 0;
+	__be16 ports[2] = {};
+	__be32 v4[2] = {};
+
+	bpf_probe_read_kernel(&flags, sizeof(flags), tcp + 13);
+	if ((flags & 0x12) != 0x02)
+		return 0;
+	bpf_probe_read_kernel(ports, sizeof(ports), tcp);
+	bpf_probe_read_kernel(&version, sizeof(version), ip);
+	t->sport = bpf_ntohs(ports[0]);
+	t->dport = bpf_ntohs(ports[1]);
+	t->netns = dev ? BPF_CORE_READ(dev, nd_net.net, ns.inum) : 0;
+	if (version >> 4 == 4) {
+		bpf_probe_read_kernel(v4, sizeof(v4), ip + 12);
+		pw_v4_mapped(t->saddr, v4[0]);
+		pw_v4_mapped(t->daddr, v4[1]);
+	} else {
+		bpf_probe_read_kernel(t->saddr, 16, ip + 8);
+		bpf_probe_read_kernel(t->daddr, 16, ip + 24);
+	}
+	return 1;
+}
+
+/* In softirq: nothing here is attributed to the current task. */
+static __always_inline void pw_syn_refused(struct sk_buff *skb)
+{
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct pw_endpoint endpoint = {};
+	struct pw_conn_record *rec;
+	struct pw_counters *c;
+	struct pw_tuple t = {};
+	struct pw_gone *gone;
+
+	if (!pw_read_syn(skb, &t))
+		return;
+	endpoint.netns = t.netns;
+	endpoint.port = t.dport;
+	gone = bpf_map_lookup_elem(&pw_gone, &endpoint);
+	if (!gone) {
+		__builtin_memcpy(endpoint.addr, t.daddr, sizeof(endpoint.addr));
+		gone = bpf_map_lookup_elem(&pw_gone, &endpoint);
+	}
+	if (!gone || now - gone->gone_ns > PW_GONE_NS)
+		return;
+	c = pw_cpu_counters();
+	if (c)
+		pw_add(c->refused, 1);
+	rec = pw_reserve(PW_EV_REFUSED, sizeof(*rec));
+	if (!rec)
+		return;
+	pw_head(&rec->h, PW_EV_REFUSED, sizeof(*rec), now);
+	__builtin_memset(&rec->process, 0, sizeof(rec->process));
+	rec->on = gone->on;
+	rec->tuple = t;
+	pw_find_client(&rec->tuple, &rec->client);
+	rec->begin_ns = gone->gone_ns;
+	rec->how = 0;
+	rec->number = 0;
+	pw_submit(&rec->h);
+}
+
+/*
+ * sk without skb: we reset, here a queued child of a listener that closes, in that task. skb without
+ * sk (from 6.10 on): nobody listens where the segment went to.
+ */
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(pw_reset, struct sock *sk, struct sk_buff *skb)
+{
+	if (sk) {
+		if (!skb)
+			pw_queued_reset(sk);
+	} else if (skb) {
+		pw_syn_refused(skb);
+	}
+	return 0;
+}

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What a drain costs: late requests, connections cut off, connections nobody accepted, refusals. */
+#ifndef PW_DRAIN_H
+#define PW_DRAIN_H
+
+#include "conn.h"
+
+/* How long a refused connect is still laid at the door of who listened there before. */
+#define PW_GONE_NS (60 * 1000000000ULL)
+
+/*
+ * A request was received and not answered. While the request hooks are attached that is known, else
+ * TCP's clocks tell, in units of a tick.
+ */
+static __always_inline int pw_is_busy(struct pw_conn *conn, struct sock *sk)
+{
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct pw_control *ctl = pw_shared();
+
+	if (pw_unread(sk))
+		return 1;
+	if (conn->was_read && ctl && ctl->armed)
+		return conn->answered_seq == BPF_CORE_READ(tp, write_seq);
+	if (!BPF_CORE_READ(tp, bytes_sent))
+		return BPF_CORE_READ(tp, bytes_received) != 0;
+	return (__s32)(BPF_CORE_READ(tp, inet_conn.icsk_ack.lrcvtime) -
+		       BPF_CORE_READ(tp, lsndtime)) > 0;
+}
+
+/* Data was read. It begins a request if something was written since the last read, or none was. */
+static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
+{
+	__u32 write_seq = BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+	struct task_struct *task = pw_current();
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_counters *c;
+	struct pw_process process;
+	struct pw_verdict_on on;
+	struct pw_stats *stats;
+
+	if (!conn->subject || (conn->was_read && conn->answered_seq == write_seq))
+		return;
+	conn->answered_seq = write_seq;
+	conn->was_read = 1;
+	if (conn->requests < 0xffff)
+		conn->requests++;
+
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return;
+	pw_judge(d, &key, now, PW_DIR_ACCEPT, &on);
+	/* of a connection younger than the drain the accept was judged already */
+	if (conn->established_ns >= (d->entered_ns[PW_DRAIN - 1] ?: on.since_ns))
+		on.verdict = PW_OK;
+	c = pw_cpu_counters();
+	if (c && on.phase < PW_PHASES && on.verdict < PW_VERDICTS)
+		pw_add(c->requests[on.phase][on.verdict], 1);
+	stats = pw_stats_of(&key);
+	if (stats) {
+		pw_add(stats->requests, 1);
+		if (on.verdict == PW_MISROUTED) {
+			pw_add(stats->requests_misrouted, 1);
+			pw_note_misrouted(stats, now);
+		}
+	}
+	if (on.verdict == PW_OK)
+		return;
+	pw_identify(task, &process);
+	pw_conn_emit(&process, &on, sk, PW_EV_REQUEST, conn->established_ns, 0, conn->requests);
+}
+
+static __always_inline int pw_will_reset(struct sock *sk)
+{
+	__u64 linger = 1ULL << bpf_core_enum_value(enum sock_flags, SOCK_LINGER);
+
+	return pw_unread(sk) || ((BPF_CORE_READ(sk, __sk_common.skc_flags) & linger) &&
+					!BPF_CORE_READ(sk, sk_lingertime));
+}
+
+/* The last reference to a connection goes with the process that exits. */
+static __always_inline void pw_conn_abandoned(
+	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	int busy = pw_is_busy(conn, sk), rst = pw_will_reset(sk);
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct pw_abandon_record *rec;
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_counters *c;
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	/* a peer that has closed its side and has its answer has lost nothing */
+	if (state != TCP_ESTABLISHED && !(state == TCP_CLOSE_WAIT && busy))
+		return;
+	d = pw_subject_of(task, &key);
+	if (!d || (d->phase != PW_DRAIN && d->phase != PW_SHUTDOWN))
+		return;
+	c = pw_cpu_counters();
+	if (c)
+		pw_add(c->abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
+	rec = pw_reserve(PW_EV_ABANDON, sizeof(*rec));
+	if (!rec)
+		return;
+	pw_head(&rec->h, PW_EV_ABANDON, sizeof(*rec), now);
+	pw_identify(task, &rec->process);
+	pw_judge(d, &key, now, PW_DIR_ACCEPT, &rec->on);
+	pw_read_tuple(sk, 1, &rec->tuple);
+	pw_find_client(&rec->tuple, &rec->client);
+	rec->established_ns = conn->established_ns;
+	rec->bytes_in = BPF_CORE_READ(tp, bytes_received);
+	rec->bytes_out = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
+	rec->how = rst ? PW_RST : PW_FIN;
+	rec->busy = busy;
+	pw_submit(&rec->h);
+}
+
+static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *e)
+{
+	struct pw_tuple t;
+
+	pw_read_tuple(sk, 1, &t);
+	__builtin_memcpy(e->addr, t.daddr, sizeof(e->addr));
+	/* :: and 0.0.0.0 are both any */
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET &&
+		!BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr))
+		__builtin_memset(e->addr, 0, sizeof(e->addr));
+	e->netns = t.netns;
+	e->port = t.dport;
+}
+
+/* The last reference to a subject's listener goes: by the one who closes it. */
+static __always_inline void pw_listener_released(struct sock *sk, struct task_struct *task)
+{
+	struct pw_endpoint endpoint;
+	struct pw_gone gone = {};
+	struct pw_process process;
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+
+	d = pw_subject_of(task, &key);
+	if (!d)
+		return;
+	gone.gone_ns = bpf_ktime_get_boot_ns();
+	pw_judge(d, &key, gone.gone_ns, PW_DIR_ACCEPT, &gone.on);
+	if (gone.on.phase == PW_DRAIN || gone.on.phase == PW_SHUTDOWN) {
+		pw_endpoint_of(sk, &endpoint);
+		bpf_map_update_elem(&pw_gone, &endpoint, &gone, BPF_ANY);
+	}
+	pw_identify(task, &process);
+	pw_conn_emit(&process, &gone.on, sk, PW_EV_UNLISTEN, 0, 0,
+		BPF_CORE_READ(sk, sk_ack_backlog));
+}
+
+#endif /* PW_DRAIN_H */
