@@ -244,6 +244,18 @@ struct pw_counters { /* pw_counters, per CPU */
 	__u64 lost_map[PW_EV_TYPES];  /* no room in a map or no memory for a socket's storage */
 };
 
+#define PW_IGNORE_MAX 16
+
+/* Traffic that is no user's: probes, scrapes. Entries up to the first empty one count. */
+struct pw_ignore {
+	struct {
+		__u8 addr[16];
+		__u32 bits; /* of addr, 1..128 (IPv4: 96 more than in its own notation); 0: empty */
+	} peers[PW_IGNORE_MAX];
+	__u32 ports[PW_IGNORE_MAX]; /* of the end that was connected to */
+	char clients[PW_IGNORE_MAX][PW_COMM_LEN];
+};
+
 enum pw_snapshot_pass {
 	PW_PASS_LISTENERS = 0, /* first, so that the next can tell accepted connections */
 	PW_PASS_CONNECTIONS = 1,
@@ -263,6 +275,9 @@ struct pw_control {
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
 	__u32 snapshot; /* enum pw_snapshot_pass */
 	__u32 armed;	/* something drains: who connects is remembered */
+	__u32 cgroups;	/* some cgroup is declared */
+	__u32 ignores;	/* `ignore` is not empty */
+	struct pw_ignore ignore;
 };
 
 #endif /* PW_ABI_H */

@@ -11,11 +11,22 @@
 #define ENETUNREACH 101
 #define EHOSTUNREACH 113
 
+/* connect(2) with AF_UNSPEC ends what a socket was; it can then listen, or connect again. */
+static __always_inline void pw_forget_conn(struct bpf_sock *sk)
+{
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+
+	if (!conn)
+		return;
+	pw_conn_released(conn);
+	bpf_sk_storage_delete(&pw_conns, sk);
+}
+
 /* A stamp on the listener marks every child from its first moment on. */
 static __always_inline void pw_listen(struct bpf_sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct pw_conn *conn, fresh = {};
+	struct pw_conn fresh = {};
 	struct pw_endpoint endpoint;
 	struct pw_subject_key key;
 
@@ -23,12 +34,10 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 		pw_endpoint_of((struct sock *)tp, &endpoint);
 		bpf_map_delete_elem(&pw_gone, &endpoint);
 	}
+	pw_forget_conn(sk);
 	if (!pw_subject_of(pw_current(), &key))
 		return;
-	conn = bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	if (conn)
-		*conn = fresh; /* the socket may have been a connection before */
-	else
+	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
 		pw_count_map_full(PW_EV_ACCEPT);
 }
 
@@ -62,6 +71,7 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 
 	if (ctl && ctl->armed)
 		pw_remember_client(sk, task);
+	pw_forget_conn(sk);
 	d = pw_subject_of(task, &key);
 	if (!d) {
 		pw_count_connection(PW_DIR_CONNECT, PW_UNDECLARED, PW_OK);
@@ -114,6 +124,7 @@ static __always_inline __u32 pw_result_of(int err)
 static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 {
 	struct pw_connect *pending = bpf_sk_storage_get(&pw_connects, sk, 0, 0);
+	struct pw_ends ends = {};
 	struct tcp_sock *tp;
 	struct pw_stats *stats;
 	__u32 result;
@@ -125,11 +136,13 @@ static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 		return;
 	result = established ? PW_ESTABLISHED :
 			       pw_result_of(BPF_CORE_READ((struct sock *)tp, sk_err));
+	pw_read_tuple((struct sock *)tp, 0, &ends.tuple);
+	pw_excuse(&pending->on, ends.tuple.daddr, ends.tuple.dport, &ends.client);
 	pw_count_connection(PW_DIR_CONNECT, pending->on.phase, pending->on.verdict);
 	stats = bpf_map_lookup_elem(&pw_stats, &pending->on.key);
 	if (stats && pending->on.verdict == PW_MISROUTED)
 		pw_add(stats->connects_misrouted, 1);
-	pw_conn_emit(&pending->process, &pending->on, (struct sock *)tp, PW_EV_CONNECT,
+	pw_conn_emit(&pending->process, &pending->on, &ends, PW_EV_CONNECT,
 		pending->begin_ns, result, 0);
 	bpf_sk_storage_delete(&pw_connects, sk);
 }
@@ -220,7 +233,7 @@ int pw_sock_release(struct bpf_sock *ctx)
 		return 1;
 	}
 	if (!conn->judged && conn->established_ns)
-		pw_conn_accepted(conn, sk, PW_SEEN_RELEASE, 1);
+		pw_conn_accepted(conn, sk, task, PW_SEEN_RELEASE, 1);
 	if (conn->subject && pw_group_dead(task))
 		pw_conn_abandoned(conn, sk, task);
 	pw_conn_released(conn);

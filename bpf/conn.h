@@ -3,6 +3,7 @@
 #ifndef PW_CONN_H
 #define PW_CONN_H
 
+#include "ignore.h"
 #include "subject.h"
 #include <bpf/bpf_endian.h>
 
@@ -99,8 +100,22 @@ static __always_inline void pw_find_client(struct pw_tuple *t, struct pw_client 
 		__builtin_memset(ret, 0, sizeof(*ret));
 }
 
+/* The two ends of a connection, and what the operator says of the other one. */
+struct pw_ends {
+	struct pw_tuple tuple;
+	struct pw_client client;
+};
+
+static __always_inline void pw_find_ends(
+	struct sock *sk, int accepted, struct pw_verdict_on *on, struct pw_ends *e)
+{
+	pw_read_tuple(sk, accepted, &e->tuple);
+	pw_find_client(&e->tuple, &e->client);
+	pw_excuse(on, accepted ? e->tuple.saddr : e->tuple.daddr, e->tuple.dport, &e->client);
+}
+
 static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_verdict_on *on,
-	struct sock *sk, __u16 type, __u64 begin_ns, __u32 how, __u32 number)
+	struct pw_ends *ends, __u16 type, __u64 begin_ns, __u32 how, __u32 number)
 {
 	struct pw_conn_record *rec = pw_reserve(type, sizeof(*rec));
 
@@ -109,8 +124,8 @@ static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_v
 	pw_head(&rec->h, type, sizeof(*rec), bpf_ktime_get_boot_ns());
 	rec->process = *process;
 	rec->on = *on;
-	pw_read_tuple(sk, type != PW_EV_CONNECT, &rec->tuple);
-	pw_find_client(&rec->tuple, &rec->client);
+	rec->tuple = ends->tuple;
+	rec->client = ends->client;
 	rec->begin_ns = begin_ns;
 	rec->how = how;
 	rec->number = number;
@@ -124,19 +139,19 @@ static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
 }
 
 /*
- * `conn` is the socket's storage. Called in the context of the task that holds the socket: by the
- * hooks around accept(), by the first read or write, or by the last close. Without a stamp it was
+ * `conn` is the socket's storage, `task` holds the socket. Called by the hooks around accept(), by
+ * the first read or write, at a drain, or by the last close. Without a stamp it was
  * counted when it came already, as an arrival that no phase was declared for.
  */
 static __always_inline void pw_conn_accepted(
-	struct pw_conn *conn, struct sock *sk, __u32 seen_by, int stamped)
+	struct pw_conn *conn, struct sock *sk, struct task_struct *task, __u32 seen_by, int stamped)
 {
-	struct task_struct *task = pw_current();
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_process process;
 	struct pw_verdict_on on;
 	struct pw_stats *stats;
+	struct pw_ends ends;
 
 	conn->judged = 1;
 	if (!conn->established_ns)
@@ -148,6 +163,8 @@ static __always_inline void pw_conn_accepted(
 		return;
 	}
 	pw_judge(d, &key, conn->established_ns, PW_DIR_ACCEPT, &on);
+	if (on.verdict != PW_OK)
+		pw_find_ends(sk, 1, &on, &ends);
 	if (stamped || on.phase != PW_UNDECLARED)
 		pw_count_connection(PW_DIR_ACCEPT, on.phase, on.verdict);
 
@@ -166,7 +183,7 @@ static __always_inline void pw_conn_accepted(
 	if (on.verdict == PW_OK)
 		return;
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, sk, PW_EV_ACCEPT, conn->established_ns, seen_by, 0);
+	pw_conn_emit(&process, &on, &ends, PW_EV_ACCEPT, conn->established_ns, seen_by, 0);
 }
 
 /* For the hooks around accept(). The child may have been in the queue before its listener's stamp. */
@@ -190,7 +207,7 @@ static __always_inline void pw_conn_accept(struct sock *child)
 		}
 	}
 	if (!conn->judged)
-		pw_conn_accepted(conn, child, PW_SEEN_ACCEPT, stamped);
+		pw_conn_accepted(conn, child, pw_current(), PW_SEEN_ACCEPT, stamped);
 }
 
 static __always_inline void pw_conn_released(struct pw_conn *conn)

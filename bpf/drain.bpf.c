@@ -8,14 +8,6 @@
 
 #define MSG_PEEK 2
 
-/* Two threads may touch a connection first, unlike the other hooks, which come before or after all. */
-static __always_inline void pw_touched(struct pw_conn *conn, struct sock *sk)
-{
-	if (conn->established_ns && !conn->judged &&
-		__sync_bool_compare_and_swap(&conn->judged, 0, 1))
-		pw_conn_accepted(conn, sk, PW_SEEN_FIRST_IO, 1);
-}
-
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(pw_recv, struct sock *sk, int ret, int flags)
 {
@@ -26,7 +18,7 @@ int BPF_PROG(pw_recv, struct sock *sk, int ret, int flags)
 	conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
 	if (!conn)
 		return 0;
-	pw_touched(conn, sk);
+	pw_conn_touched(conn, sk, pw_current());
 	pw_conn_read(conn, sk);
 	return 0;
 }
@@ -40,7 +32,7 @@ int BPF_PROG(pw_send, struct sock *sk, int ret, int flags)
 		return 0;
 	conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
 	if (conn)
-		pw_touched(conn, sk);
+		pw_conn_touched(conn, sk, pw_current());
 	return 0;
 }
 
@@ -68,6 +60,7 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	struct pw_process process;
 	struct pw_verdict_on on;
 	struct pw_counters *c;
+	struct pw_ends ends;
 
 	if (!conn || conn->judged || !conn->established_ns)
 		return;
@@ -75,12 +68,13 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	d = pw_subject_of(task, &key);
 	if (!d)
 		return;
-	c = pw_cpu_counters();
-	if (c)
-		pw_add(c->backlog_dropped, 1);
 	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
+	pw_find_ends(sk, 1, &on, &ends);
+	c = pw_cpu_counters();
+	if (c && on.verdict != PW_IGNORED)
+		pw_add(c->backlog_dropped, 1);
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, sk, PW_EV_DROP, conn->established_ns, 0, 0);
+	pw_conn_emit(&process, &on, &ends, PW_EV_DROP, conn->established_ns, 0, 0);
 }
 
 static __always_inline struct net_device *pw_skb_dev(struct sk_buff *skb)
@@ -131,6 +125,8 @@ static __always_inline void pw_syn_refused(struct sk_buff *skb)
 	struct pw_endpoint endpoint = {};
 	struct pw_conn_record *rec;
 	struct pw_counters *c;
+	struct pw_client client;
+	struct pw_verdict_on on;
 	struct pw_tuple t = {};
 	struct pw_gone *gone;
 
@@ -145,17 +141,20 @@ static __always_inline void pw_syn_refused(struct sk_buff *skb)
 	}
 	if (!gone || now - gone->gone_ns > PW_GONE_NS)
 		return;
+	on = gone->on;
+	pw_find_client(&t, &client);
+	pw_excuse(&on, t.saddr, t.dport, &client);
 	c = pw_cpu_counters();
-	if (c)
+	if (c && on.verdict != PW_IGNORED)
 		pw_add(c->refused, 1);
 	rec = pw_reserve(PW_EV_REFUSED, sizeof(*rec));
 	if (!rec)
 		return;
 	pw_head(&rec->h, PW_EV_REFUSED, sizeof(*rec), now);
 	__builtin_memset(&rec->process, 0, sizeof(rec->process));
-	rec->on = gone->on;
+	rec->on = on;
 	rec->tuple = t;
-	pw_find_client(&rec->tuple, &rec->client);
+	rec->client = client;
 	rec->begin_ns = gone->gone_ns;
 	rec->how = 0;
 	rec->number = 0;

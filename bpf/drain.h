@@ -27,6 +27,18 @@ static __always_inline int pw_is_busy(struct pw_conn *conn, struct sock *sk)
 		       BPF_CORE_READ(tp, lsndtime)) > 0;
 }
 
+/*
+ * A process holds a connection that nothing has told of yet. Two threads may touch it first, unlike
+ * at the other hooks, which come before or after all. (Where this runs there are atomics: 5.12.)
+ */
+static __always_inline void pw_conn_touched(
+	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
+{
+	if (conn->established_ns && !conn->judged &&
+		__sync_bool_compare_and_swap(&conn->judged, 0, 1))
+		pw_conn_accepted(conn, sk, task, PW_SEEN_FIRST_IO, 1);
+}
+
 /* Data was read. It begins a request if something was written since the last read, or none was. */
 static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 {
@@ -35,10 +47,10 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct pw_subject_key key;
 	struct pw_declaration *d;
-	struct pw_counters *c;
 	struct pw_process process;
 	struct pw_verdict_on on;
 	struct pw_stats *stats;
+	struct pw_ends ends;
 
 	if (!conn->subject || (conn->was_read && conn->answered_seq == write_seq))
 		return;
@@ -54,9 +66,9 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	/* of a connection younger than the drain the accept was judged already */
 	if (conn->established_ns >= (d->entered_ns[PW_DRAIN - 1] ?: on.since_ns))
 		on.verdict = PW_OK;
-	c = pw_cpu_counters();
-	if (c && on.phase < PW_PHASES && on.verdict < PW_VERDICTS)
-		pw_add(c->requests[on.phase][on.verdict], 1);
+	if (on.verdict != PW_OK)
+		pw_find_ends(sk, 1, &on, &ends);
+	pw_count_request(on.phase, on.verdict);
 	stats = pw_stats_of(&key);
 	if (stats) {
 		pw_add(stats->requests, 1);
@@ -68,7 +80,7 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	if (on.verdict == PW_OK)
 		return;
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, sk, PW_EV_REQUEST, conn->established_ns, 0, conn->requests);
+	pw_conn_emit(&process, &on, &ends, PW_EV_REQUEST, conn->established_ns, 0, conn->requests);
 }
 
 static __always_inline int pw_will_reset(struct sock *sk)
@@ -89,7 +101,9 @@ static __always_inline void pw_conn_abandoned(
 	struct pw_abandon_record *rec;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
+	struct pw_verdict_on on;
 	struct pw_counters *c;
+	struct pw_ends ends;
 	__u64 now = bpf_ktime_get_boot_ns();
 
 	/* a peer that has closed its side and has its answer has lost nothing */
@@ -98,17 +112,19 @@ static __always_inline void pw_conn_abandoned(
 	d = pw_subject_of(task, &key);
 	if (!d || (d->phase != PW_DRAIN && d->phase != PW_SHUTDOWN))
 		return;
+	pw_judge(d, &key, now, PW_DIR_ACCEPT, &on);
+	pw_find_ends(sk, 1, &on, &ends);
 	c = pw_cpu_counters();
-	if (c)
+	if (c && on.verdict != PW_IGNORED)
 		pw_add(c->abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
 	rec = pw_reserve(PW_EV_ABANDON, sizeof(*rec));
 	if (!rec)
 		return;
 	pw_head(&rec->h, PW_EV_ABANDON, sizeof(*rec), now);
 	pw_identify(task, &rec->process);
-	pw_judge(d, &key, now, PW_DIR_ACCEPT, &rec->on);
-	pw_read_tuple(sk, 1, &rec->tuple);
-	pw_find_client(&rec->tuple, &rec->client);
+	rec->on = on;
+	rec->tuple = ends.tuple;
+	rec->client = ends.client;
 	rec->established_ns = conn->established_ns;
 	rec->bytes_in = BPF_CORE_READ(tp, bytes_received);
 	rec->bytes_out = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
@@ -139,6 +155,7 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 	struct pw_process process;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
+	struct pw_ends ends = {};
 
 	d = pw_subject_of(task, &key);
 	if (!d)
@@ -150,7 +167,8 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 		bpf_map_update_elem(&pw_gone, &endpoint, &gone, BPF_ANY);
 	}
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &gone.on, sk, PW_EV_UNLISTEN, 0, 0,
+	pw_read_tuple(sk, 1, &ends.tuple);
+	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0, 0,
 		BPF_CORE_READ(sk, sk_ack_backlog));
 }
 

@@ -36,6 +36,16 @@ static __always_inline void pw_count_connection(__u32 direction, __u32 phase, __
 		pw_add(c->connections[direction][phase][verdict], 1);
 }
 
+static __always_inline void pw_count_request(__u32 phase, __u32 verdict)
+{
+	struct pw_counters *c = pw_cpu_counters();
+
+	barrier_var(phase);
+	barrier_var(verdict);
+	if (c && phase < PW_PHASES && verdict < PW_VERDICTS)
+		pw_add(c->requests[phase][verdict], 1);
+}
+
 static __always_inline void pw_count_map_full(__u32 type)
 {
 	struct pw_counters *c = pw_cpu_counters();

@@ -3,6 +3,7 @@
 
 struct pw_phases_map pw_phases SEC(".maps");
 struct pw_members_map pw_members SEC(".maps");
+struct pw_exited_map pw_exited SEC(".maps");
 struct pw_stats_map pw_stats SEC(".maps");
 struct pw_conns_map pw_conns SEC(".maps");
 struct pw_connects_map pw_connects SEC(".maps");

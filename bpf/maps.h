@@ -61,6 +61,16 @@ struct pw_members_map {
 };
 extern struct pw_members_map pw_members SEC(".maps");
 
+/* Processes whose exit was told: several threads that leave at once may all seem to be the last. */
+struct pw_exited_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u64);
+};
+extern struct pw_exited_map pw_exited SEC(".maps");
+
 struct pw_stats_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

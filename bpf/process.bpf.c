@@ -6,6 +6,7 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define SIGNAL_GROUP_EXIT 4
+#define EEXIST 17
 
 /* File tables are counted up to PW_FD_BLOCKS * PW_FD_BLOCK descriptors. */
 #define PW_FD_BLOCK 64
@@ -25,11 +26,12 @@ static __always_inline void pw_task_emit(struct task_struct *task, __u16 type)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *child)
 {
-	struct pw_member member = {};
+	struct pw_member *had, member = {};
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_stats *stats;
 	__u32 tgid = child->tgid;
+	long err;
 
 	if (child->pid != child->tgid)
 		return 0;
@@ -39,8 +41,15 @@ int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *ch
 	member.start_ns = child->start_boottime;
 	member.subject = key.id;
 	member.subject_start_ns = d->start_ns;
-	if (bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY)) {
-		pw_count_map_full(PW_EV_FORK);
+	had = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (had && pw_same_start(had->start_ns, member.start_ns))
+		return 0; /* pw_adopt was quicker */
+	if (had)
+		bpf_map_delete_elem(&pw_members, &tgid);
+	err = bpf_map_update_elem(&pw_members, &tgid, &member, BPF_NOEXIST);
+	if (err) {
+		if (err != -EEXIST)
+			pw_count_map_full(PW_EV_FORK);
 		return 0;
 	}
 	stats = pw_stats_of(&key);
@@ -132,6 +141,8 @@ int BPF_PROG(pw_process_exit, struct task_struct *task)
 	if (!d)
 		return 0;
 	tgid = pw_tgid(task);
+	if (!pw_claim_exit(tgid, pw_start_ns(task)))
+		return 0;
 	member = bpf_map_lookup_elem(&pw_members, &tgid);
 	stats = bpf_map_lookup_elem(&pw_stats, &key);
 	if (stats && member && pw_same_start(member->start_ns, pw_start_ns(task)))
@@ -158,12 +169,16 @@ int BPF_PROG(pw_process_free, struct task_struct *task)
 {
 	__u32 tgid = task->tgid;
 	struct pw_member *member;
+	__u64 *exited;
 
 	if (task->pid != task->tgid)
 		return 0;
 	member = bpf_map_lookup_elem(&pw_members, &tgid);
 	if (member && pw_same_start(member->start_ns, task->start_boottime))
 		bpf_map_delete_elem(&pw_members, &tgid);
+	exited = bpf_map_lookup_elem(&pw_exited, &tgid);
+	if (exited && pw_same_start(*exited, task->start_boottime))
+		bpf_map_delete_elem(&pw_exited, &tgid);
 	return 0;
 }
 

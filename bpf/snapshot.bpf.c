@@ -52,8 +52,15 @@ int pw_adopt(struct bpf_iter__task *ctx)
 	member.start_ns = task->start_boottime;
 	member.subject = ctl->adopt_to;
 	member.subject_start_ns = d->start_ns;
-	if (bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY)) {
-		pw_count_map_full(PW_EV_FORK);
+	if (bpf_map_update_elem(&pw_members, &tgid, &member, had ? BPF_ANY : BPF_NOEXIST)) {
+		/* the fork hook was quicker, or the map is full */
+		if (!bpf_map_lookup_elem(&pw_members, &tgid))
+			pw_count_map_full(PW_EV_FORK);
+		return 0;
+	}
+	/* it exited meanwhile, and its exit hook did not find it here */
+	if (pw_group_dead(task) && pw_claim_exit(tgid, task->start_boottime)) {
+		bpf_map_delete_elem(&pw_members, &tgid);
 		return 0;
 	}
 	key.id = ctl->adopt_to;
@@ -96,16 +103,19 @@ static __always_inline void pw_stamp_connection(
 }
 
 /*
- * At a drain: is a request under way on this old connection? Then what is read next belongs to it,
+ * At a drain: what was accepted unseen is in flight. And is a request under way on this old connection? Then what is read next belongs to it,
  * else it begins one. TCP's clocks tell, in units of a tick.
  */
-static __always_inline void pw_stamp_turn(struct sock *sk)
+static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *task)
 {
 	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	__u32 write_seq = BPF_CORE_READ(tp, write_seq);
 
-	if (!conn || !conn->subject)
+	if (!conn)
+		return;
+	pw_conn_touched(conn, sk, task);
+	if (!conn->subject)
 		return;
 	conn->was_read = 0;
 	conn->answered_seq = pw_is_busy(conn, sk) ? write_seq : write_seq - 1;
@@ -169,6 +179,6 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	else if (ctl->snapshot == PW_PASS_CONNECTIONS)
 		pw_stamp_connection(sk, &port, &key);
 	else if (ctl->snapshot == PW_PASS_TURNS)
-		pw_stamp_turn(sk);
+		pw_stamp_turn(sk, task);
 	return 0;
 }

@@ -6,13 +6,36 @@
 #include "emit.h"
 #include "task.h"
 
-/*
- * A process's own declaration beats that of the subject it descends from. A process in neither map
- * costs two missed look-ups. A subject that is being set up has phase UNDECLARED for a moment.
- */
-static __always_inline struct pw_declaration *pw_subject_of(
+/* Deeper cgroups are looked at up to here, from the process's own on upwards. */
+#define PW_CGROUP_LEVELS 16
+
+static __always_inline struct pw_declaration *pw_cgroup_subject_of(
 	struct task_struct *task, struct pw_subject_key *key)
 {
+	struct cgroup *cgroup = BPF_CORE_READ(task, group_leader, cgroups, dfl_cgrp);
+	struct pw_declaration *d;
+	int i;
+
+	key->kind = PW_KIND_CGROUP;
+	for (i = 0; i < PW_CGROUP_LEVELS && cgroup; i++) {
+		key->id = BPF_CORE_READ(cgroup, kn, id);
+		d = bpf_map_lookup_elem(&pw_phases, key);
+		if (d)
+			return d;
+		cgroup = BPF_CORE_READ(cgroup, self.parent, cgroup);
+	}
+	return 0;
+}
+
+/*
+ * A process's own declaration beats that of the subject it descends from, and that beats its nearest
+ * declared cgroup's. A process in none of them costs two missed look-ups. A subject that is being set
+ * up has phase UNDECLARED for a moment.
+ */
+static __noinline struct pw_declaration *pw_subject_of(
+	struct task_struct *task, struct pw_subject_key *key)
+{
+	struct pw_control *ctl = pw_shared();
 	__u32 tgid = pw_tgid(task);
 	struct pw_declaration *d;
 	struct pw_member *m;
@@ -25,13 +48,23 @@ static __always_inline struct pw_declaration *pw_subject_of(
 		return d;
 
 	m = bpf_map_lookup_elem(&pw_members, &tgid);
-	if (!m || m->subject == tgid || !pw_same_start(m->start_ns, pw_start_ns(task)))
-		return 0;
-	key->id = m->subject;
-	d = bpf_map_lookup_elem(&pw_phases, key);
-	if (!d || !pw_same_start(d->start_ns, m->subject_start_ns))
-		return 0;
-	return d;
+	if (m && m->subject != tgid && pw_same_start(m->start_ns, pw_start_ns(task))) {
+		key->id = m->subject;
+		d = bpf_map_lookup_elem(&pw_phases, key);
+		if (d && pw_same_start(d->start_ns, m->subject_start_ns))
+			return d;
+	}
+	return ctl && ctl->cgroups ? pw_cgroup_subject_of(task, key) : 0;
+}
+
+/* True for the first who asks: an insertion is atomic on every kernel, a compare-and-swap is not. */
+static __always_inline int pw_claim_exit(__u32 tgid, __u64 start_ns)
+{
+	__u64 *of = bpf_map_lookup_elem(&pw_exited, &tgid);
+
+	if (of && !pw_same_start(*of, start_ns)) /* of an earlier process */
+		bpf_map_delete_elem(&pw_exited, &tgid);
+	return bpf_map_update_elem(&pw_exited, &tgid, &start_ns, BPF_NOEXIST) == 0;
 }
 
 static __always_inline struct pw_stats *pw_stats_of(struct pw_subject_key *key)

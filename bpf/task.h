@@ -47,7 +47,10 @@ static __always_inline void pw_identify_client(struct task_struct *task, struct 
 	BPF_CORE_READ_INTO(&c->comm, leader, comm);
 }
 
-/* The last thread is leaving; exact on every version, unlike the tracepoint's own argument. */
+/*
+ * The last thread is leaving, or has left: threads that leave at the same time may all find so.
+ * Unlike the tracepoint's own argument it is there on every version.
+ */
 static __always_inline int pw_group_dead(struct task_struct *task)
 {
 	return BPF_CORE_READ(task, signal, live.counter) == 0;

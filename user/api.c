@@ -18,6 +18,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "drain.h"
 #include "metrics.h"
 #include "names.h"
 #include "opts.h"
@@ -123,32 +124,34 @@ static pid_t declarer(pid_t peer)
 											      peer;
 }
 
-/* Which process the body means; 0 and `why` if none. */
-static pid_t target_of(json_t *body, const struct ucred *peer, char *why, size_t len)
+/* Which process or cgroup the body means. */
+static int parse_target(json_t *body, const struct ucred *peer, struct declaration_request *r,
+	char *why, size_t len)
 {
-	json_t *pid = json_object_get(body, "pid");
+	json_t *pid = json_object_get(body, "pid"), *cgroup = json_object_get(body, "cgroup");
 	bool self = json_is_true(json_object_get(body, "self"));
 	bool parent = json_is_true(json_object_get(body, "parent"));
 
-	if (!!pid + self + parent != 1) {
-		fail_with(why, len, 0, "give one of \"pid\": N, \"self\": true or \"parent\": true");
-		return 0;
-	}
-	if (self)
-		return peer->pid;
-	if (parent)
-		return parent_of(peer->pid);
-	if (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
-		json_integer_value(pid) > PID_MAX) {
-		fail_with(why, len, 0, "\"pid\" is to be an integer from 1 to %d", PID_MAX);
-		return 0;
-	}
-	return json_integer_value(pid);
+	if (!!pid + !!cgroup + self + parent != 1)
+		return fail_with(why, len, -EINVAL,
+			"give one of \"pid\": N, \"self\": true, \"parent\": true or \"cgroup\": PATH");
+	if (pid && (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
+			   json_integer_value(pid) > PID_MAX))
+		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
+			PID_MAX);
+	if (cgroup && !json_string_length(cgroup))
+		return fail_with(why, len, -EINVAL, "\"cgroup\" is to be a path");
+	r->cgroup = json_string_value(cgroup);
+	r->pid = self ? peer->pid : parent ? parent_of(peer->pid) : json_integer_value(pid);
+	if (!cgroup && r->pid <= 0)
+		return fail_with(why, len, -EINVAL, "the caller has no parent");
+	return 0;
 }
 
 static int parse_declaration(json_t *body, struct declaration_request *r, char *why, size_t len)
 {
-	static const char *const keys[] = { "phase", "pid", "self", "parent", "epoch", "reason" };
+	static const char *const keys[] = {
+		"phase", "pid", "self", "parent", "cgroup", "epoch", "reason" };
 	json_t *epoch = json_object_get(body, "epoch"), *reason = json_object_get(body, "reason");
 	const char *phase = json_string_value(json_object_get(body, "phase")), *key;
 	json_t *value;
@@ -160,7 +163,7 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 			known |= strcmp(key, keys[i]) == 0;
 		if (!known)
 			return fail_with(why, len, -EINVAL,
-				"unknown field \"%.40s\"; use phase, pid, self, parent, epoch, reason",
+				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, epoch, reason",
 				key);
 	}
 	if (!phase || names_parse(&declared_phase_names, phase) < 0)
@@ -228,13 +231,17 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	if (!err) {
 		request.by_pid = declarer(peer.pid);
 		request.by_uid = peer.uid;
-		request.pid = target_of(body, &peer, why, sizeof(why));
-		if (request.pid <= 0)
-			err = -EINVAL;
+		err = parse_target(body, &peer, &request, why, sizeof(why));
 	}
 	if (err) {
-		reply_error(req, 400, "%s", *why ? why : "the caller has no parent");
-	} else if (!api_may_declare(peer.pid, peer.uid, request.pid)) {
+		reply_error(req, 400, "%s", why);
+	} else if (request.cgroup && peer.uid != 0) {
+		log_warning("refused: pid %d (uid %u) declared %s for cgroup %s", peer.pid, peer.uid,
+			phase_name(request.phase), request.cgroup);
+		reply_error(req, 403,
+			"process %d (uid %u) may not declare for cgroup %.128s; only root may",
+			peer.pid, peer.uid, request.cgroup);
+	} else if (!request.cgroup && !api_may_declare(peer.pid, peer.uid, request.pid)) {
 		log_warning("refused: pid %d (uid %u) declared %s for process %d", peer.pid,
 			peer.uid, phase_name(request.phase), request.pid);
 		reply_error(req, 403,
@@ -434,6 +441,35 @@ static void get_subjects(struct api *api, struct evhttp_request *req, const stru
 	reply_json(req, 200, &j);
 }
 
+struct reports {
+	struct json_out *j;
+	struct report_names names;
+};
+
+static void list_report(const struct report *r, void *arg)
+{
+	struct reports *reports = arg;
+
+	report_write(reports->j, NULL, r, &reports->names);
+}
+
+static void get_reports(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+	struct reports reports = { &j,
+		{ clock_ns(CLOCK_REALTIME) - clock_boot_ns(), clock_boot_ns() } };
+
+	json_open(&j, NULL, '{');
+	json_u64(&j, "schema", 1);
+	json_str(&j, "node", api->c.node);
+	json_open(&j, "reports", '[');
+	drains_for_each(api->c.drains, list_report, &reports);
+	json_close(&j, ']');
+	json_close(&j, '}');
+	json_raw(&j, "\n", 1);
+	reply_json(req, 200, &j);
+}
+
 static void get_metrics(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
@@ -463,6 +499,7 @@ static const struct route {
 	{ EVHTTP_REQ_PUT, "/v1/phase", true, put_phase },
 	{ EVHTTP_REQ_GET, "/v1/events", false, get_events },
 	{ EVHTTP_REQ_GET, "/v1/subjects", false, get_subjects },
+	{ EVHTTP_REQ_GET, "/v1/reports", false, get_reports },
 	{ EVHTTP_REQ_GET, "/metrics", false, get_metrics },
 	{ EVHTTP_REQ_GET, "/healthz", false, get_healthz },
 };
@@ -494,7 +531,7 @@ static void serve(struct evhttp_request *req, void *arg)
 	if (!r) {
 		reply_error(req, path_known ? 405 : 404,
 			path_known ? "this is not how %.80s is used" :
-				     "there is no %.80s; try /metrics, /healthz, /v1/events, /v1/subjects",
+				     "there is no %.80s; try /metrics, /healthz, /v1/events, /v1/subjects, /v1/reports",
 			path ? path : "");
 	} else if (r->unix_only && !over_unix(req)) {
 		reply_error(req, 403, "%s is served on the Unix socket only", r->path);

@@ -19,6 +19,7 @@ struct api_context {
 	struct event_base *base;
 	struct kernel *kernel;
 	struct subjects *subjects;
+	struct drains *drains;
 	struct stream *stream;
 	const char *node;
 	/* Brings the stream up to date with the kernel half before an answer is made. */

@@ -10,7 +10,7 @@
 #include "util.h"
 
 struct declare {
-	const char *socket, *reason;
+	const char *socket, *reason, *cgroup;
 	uint64_t epoch;
 	uint32_t pid;
 	bool self, quiet;
@@ -19,6 +19,9 @@ struct declare {
 static const struct opt options[] = {
 	OPT_U32(struct declare, pid, .name = "pid", .metavar = "N", .min = 1, .max = PID_MAX,
 		.help = "the process, with its descendants"),
+	OPT_STRING(struct declare, cgroup, .name = "cgroup", .metavar = "PATH", .min = 1,
+		.max = 4095,
+		.help = "a cgroup with its subtree: a container, a pod, a unit; root only"),
 	OPT_FLAG(struct declare, self, .name = "self",
 		.help = "the process that runs this command, such as a shell script (default)"),
 	OPT_U64(struct declare, epoch, .name = "epoch", .metavar = "N", .min = 1, .max = INT64_MAX,
@@ -34,7 +37,7 @@ static const struct opt options[] = {
 const struct opts_spec declare_spec = {
 	.name = "declare",
 	.args = "PHASE",
-	.summary = "declare the phase of a process and its descendants",
+	.summary = "declare the phase of a process or a cgroup",
 	.details = "PHASE is INIT, ACTIVE, DRAIN or SHUTDOWN. Within one epoch phases only move "
 		   "forward. A process may declare itself and its descendants, root anything.",
 	.options = options,
@@ -56,6 +59,8 @@ static char *make_body(const struct declare *o, int phase)
 
 	if (!r && o->pid)
 		r = json_object_set_new(body, "pid", json_integer(o->pid));
+	else if (!r && o->cgroup)
+		r = json_object_set_new(body, "cgroup", json_string(o->cgroup));
 	else if (!r)
 		r = json_object_set_new(body, "parent", json_true());
 	if (!r && o->epoch)
@@ -129,13 +134,13 @@ int cmd_declare(int argc, char **argv)
 			args.values[0]);
 		return PW_EXIT_USAGE;
 	}
-	if (o.pid && o.self) {
-		log_error("--pid and --self exclude each other: give one of them");
+	if (!!o.pid + o.self + !!o.cgroup > 1) {
+		log_error("--pid, --self and --cgroup exclude each other: give one of them");
 		return PW_EXIT_USAGE;
 	}
 	body = make_body(&o, phase);
 	if (!body) {
-		log_error("--reason: expected text in UTF-8");
+		log_error("--reason, --cgroup: expected text in UTF-8");
 		return PW_EXIT_USAGE;
 	}
 	return declare(&o, body);

@@ -11,7 +11,10 @@
 #include "api.h"
 #include "clock.h"
 #include "commands.h"
+#include "drain.h"
+#include "ignore.h"
 #include "kernel.h"
+#include "report.h"
 #include "names.h"
 #include "proc.h"
 #include "stream.h"
@@ -33,6 +36,7 @@ struct run_options {
 	const char *listen;
 	const char *pin_dir;
 	uint64_t grace_ns;
+	struct ignore_options ignore;
 };
 
 static const struct opt run_table[] = {
@@ -45,6 +49,14 @@ static const struct opt run_table[] = {
 	OPT_DURATION(struct run_options, grace_ns, .name = "grace", .metavar = "TIME",
 		.fallback = "0", .max = 3600 * NS_PER_S,
 		.help = "arrivals this soon after DRAIN are still expected"),
+	OPT_LIST(struct run_options, ignore.peers, STRING, .name = "ignore-peer",
+		.metavar = "CIDR", .min = 1, .max = 63,
+		.help = "whose connections are no user's, such as a prober's"),
+	OPT_LIST(struct run_options, ignore.ports, U32, .name = "ignore-port", .metavar = "N",
+		.min = 1, .max = 65535, .help = "connections to this port are no user's"),
+	OPT_LIST(struct run_options, ignore.clients, STRING, .name = "ignore-client",
+		.metavar = "COMM", .min = 1, .max = PW_COMM_LEN - 1,
+		.help = "connections that this program on this node opened are no user's"),
 	OPT_END,
 };
 
@@ -63,6 +75,7 @@ struct daemon {
 	struct ring_buffer *ring;
 	struct proc_names *names;
 	struct subjects *subjects;
+	struct drains *drains;
 	struct stream *stream;
 	struct api *api;
 	struct pw_counters counters; /* as of the last look */
@@ -136,6 +149,7 @@ static int on_record(void *arg, void *data, size_t size)
 		log_error("the kernel half sent a record of %zu bytes that is none", size);
 		return 0;
 	}
+	drains_event(d->drains, &e);
 	switch (e.type) {
 	case PW_EV_FORK:
 		proc_names_forked(d->names, &e.task.process);
@@ -155,13 +169,63 @@ static int on_record(void *arg, void *data, size_t size)
 	return ++d->batch < BATCH ? 0 : -EAGAIN;
 }
 
+/* ---- drains ---- */
+
+static void publish_report(struct daemon *d, const struct report *r)
+{
+	const struct report_names names = { d->realtime_offset_ns, clock_boot_ns() };
+	_cleanup_(json_free) struct json_out j = { 0 };
+	struct event e = { .type = PW_EV_DRAIN, .time_ns = clock_boot_ns() };
+
+	report_write(&j, NULL, r, &names);
+	if (j.failed)
+		return;
+	e.drain = (struct event_drain){ r->key,
+		r->shutdown.time_ns ? PW_SHUTDOWN : PW_DRAIN, j.text, j.len };
+	publish(d, &e, NULL);
+	stream_flush(d->stream);
+}
+
+static const struct pw_stats *stats_of(
+	struct daemon *d, const struct subject *s, struct pw_stats *stats)
+{
+	return subjects_stats(d->subjects, s, stats) == 0 ? stats : NULL;
+}
+
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
 	struct event e = { .type = PW_EV_PHASE, .time_ns = p->now.since_ns, .phase = *p };
+	const struct report *ended = NULL;
 	struct daemon *d = arg;
+	struct pw_stats stats;
 
 	publish(d, &e, s->name);
+	if (drains_phase(d->drains, p, s->name, stats_of(d, s, &stats), clock_boot_ns(), &ended) < 0)
+		log_error("out of memory: the drain of %s is not followed", s->name);
+	if (ended)
+		publish_report(d, ended);
 	stream_flush(d->stream);
+}
+
+static void on_end(const struct subject *s, bool nobody_left, void *arg)
+{
+	const struct report *ended;
+	struct daemon *d = arg;
+	struct pw_stats stats;
+
+	ended = drains_end(d->drains, &s->key, nobody_left ? REPORT_EXITED : REPORT_RELEASED,
+		stats_of(d, s, &stats), clock_boot_ns());
+	if (ended)
+		publish_report(d, ended);
+}
+
+static void follow_drain(const struct subject *s, void *arg)
+{
+	struct daemon *d = arg;
+	struct pw_stats stats;
+
+	if (s->now.phase >= PW_DRAIN && stats_of(d, s, &stats))
+		drains_stats(d->drains, &s->key, &stats);
 }
 
 /* A `lost` event stands in the stream for as many sequence numbers as it counts. */
@@ -179,6 +243,9 @@ static void tell_lost(struct daemon *d, const __u64 now[PW_EV_TYPES], const __u6
 		return;
 	publish(d, &e, NULL);
 	d->kernel->control->seq += e.lost.count - 1;
+	drains_lost(d->drains,
+		e.lost.count - e.lost.by_type[PW_EV_FORK] - e.lost.by_type[PW_EV_EXEC],
+		clock_boot_ns());
 }
 
 static void look_for_losses(struct daemon *d)
@@ -242,6 +309,8 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 	int err;
 
 	drain(d);
+	if (drains_running(d->drains))
+		subjects_for_each(d->subjects, follow_drain, d);
 	err = subjects_reconcile(d->subjects);
 	if (err)
 		log_error("cannot compare with pw_phases: %s", strerror(-err));
@@ -301,6 +370,7 @@ static void daemon_stop(struct daemon *d)
 	event_freep(&d->interrupt);
 	ring_buffer__free(d->ring);
 	subjects_free(d->subjects);
+	drains_free(d->drains);
 	stream_free(d->stream);
 	proc_names_free(d->names);
 	if (d->base)
@@ -310,8 +380,10 @@ static void daemon_stop(struct daemon *d)
 	kernel_free(d->kernel);
 }
 
-static int daemon_start(struct daemon *d, const struct run_options *o, char *why, size_t len)
+static int daemon_start(struct daemon *d, const struct run_options *o, const struct pw_ignore *ignore,
+	bool ignores, char *why, size_t len)
 {
+	const struct subjects_listener listener = { on_phase, on_end, d };
 	struct api_context context;
 	int err;
 
@@ -323,12 +395,16 @@ static int daemon_start(struct daemon *d, const struct run_options *o, char *why
 	if (err)
 		return err;
 	d->kernel->control->grace_ns = o->grace_ns;
+	d->kernel->control->ignores = 0;
+	d->kernel->control->ignore = *ignore;
+	d->kernel->control->ignores = ignores;
 	kernel_read_counters(d->kernel, &d->counters);
 
 	snprintf(why, len, "out of memory");
 	d->base = event_base_new();
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
-		subjects_new(&d->subjects, d->kernel, d->names, on_phase, d) < 0 ||
+		drains_new(&d->drains) < 0 ||
+		subjects_new(&d->subjects, d->kernel, d->names, &listener) < 0 ||
 		start_loop(d) < 0)
 		return -ENOMEM;
 	err = subjects_reconcile(d->subjects);
@@ -336,7 +412,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, char *why
 		snprintf(why, len, "cannot read pw_phases: %s", strerror(-err));
 		return err;
 	}
-	context = (struct api_context){ d->base, d->kernel, d->subjects, d->stream, d->node,
+	context = (struct api_context){ d->base, d->kernel, d->subjects, d->drains, d->stream, d->node,
 		catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
 	if (err)
@@ -365,7 +441,10 @@ int cmd_run(int argc, char **argv)
 	struct daemon d = { 0 };
 	struct opts_args args;
 	int code, addr_len;
+	struct pw_ignore ignore;
+	const char *bad = "";
 	char why[512];
+	bool ignores;
 
 	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
 		return code;
@@ -375,7 +454,13 @@ int cmd_run(int argc, char **argv)
 		return PW_EXIT_USAGE;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	if (daemon_start(&d, &o, why, sizeof(why)) < 0) {
+	if (ignore_parse(&o.ignore, &ignore, &ignores, &bad) < 0) {
+		log_error("--ignore-... '%s': expected at most %d addresses or networks such as "
+			  "10.0.0.0/8, %d ports and %d names; see 'phasewatch run --help'",
+			bad, PW_IGNORE_MAX, PW_IGNORE_MAX, PW_IGNORE_MAX);
+		return PW_EXIT_USAGE;
+	}
+	if (daemon_start(&d, &o, &ignore, ignores, why, sizeof(why)) < 0) {
 		log_error("%s", why);
 		daemon_stop(&d);
 		return PW_EXIT_FAILED;

@@ -9,6 +9,7 @@ extern const struct opts_spec run_spec;
 extern const struct opts_spec declare_spec;
 extern const struct opts_spec events_spec;
 extern const struct opts_spec ps_spec;
+extern const struct opts_spec report_spec;
 extern const struct opts_spec probe_spec;
 extern const struct opts_spec unload_spec;
 
@@ -17,6 +18,7 @@ int cmd_run(int argc, char **argv);
 int cmd_declare(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_ps(int argc, char **argv);
+int cmd_report(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
 int cmd_unload(int argc, char **argv);
 

@@ -20,7 +20,7 @@
 #include "report.h"
 
 #define DRAINS_KEPT 64
-/* Connections with late requests that one drain can tell apart, at 8..16 bytes each. */
+/* Connections with late requests that one drain can tell apart, at 16..32 bytes each. */
 #define DRAINS_CONNECTIONS (1u << 17)
 /* How long after its end a report still takes notice of lost records: as long as refusals come. */
 #define DRAINS_LATE_NS (60 * 1000000000ULL)

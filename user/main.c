@@ -14,6 +14,7 @@ static const struct command {
 	{ &declare_spec, cmd_declare },
 	{ &events_spec, cmd_events },
 	{ &ps_spec, cmd_ps },
+	{ &report_spec, cmd_report },
 	{ &probe_spec, cmd_probe },
 	{ &unload_spec, cmd_unload },
 };

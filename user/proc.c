@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "cgroup.h"
 #include "mounts.h"
 #include "proc.h"
 #include "util.h"
@@ -27,7 +28,6 @@ struct proc_names {
 	struct exe_slot exe[EXE_SLOTS];
 	struct cgroup_slot cgroup[CGROUP_SLOTS];
 	int cgroup_root;
-	size_t cgroup_root_len; /* of its path, which cgroup paths begin with */
 };
 
 static int read_file(const char *path, char *buf, size_t size)
@@ -98,43 +98,13 @@ bool proc_descends(pid_t pid, pid_t ancestor)
 	return false;
 }
 
-/* Cgroups are looked up by id: the process that was in one may be gone, the cgroup is not. */
-static char *cgroup_path(const struct proc_names *n, uint64_t id)
-{
-	struct {
-		struct file_handle handle;
-		uint64_t id;
-	} h = { .handle = { .handle_bytes = sizeof(id), .handle_type = 0xfe /* FILEID_KERNFS */ },
-		.id = id };
-	_cleanup_(closep) int fd = -1;
-	char link[64], path[PATH_MAX];
-	ssize_t len;
-
-	fd = open_by_handle_at(n->cgroup_root, &h.handle, O_PATH | O_CLOEXEC);
-	if (fd < 0)
-		return NULL;
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	len = readlink(link, path, sizeof(path) - 1);
-	if (len < 0 || (size_t)len < n->cgroup_root_len)
-		return NULL;
-	path[len] = '\0';
-	return strdup(path[n->cgroup_root_len] ? path + n->cgroup_root_len : "/");
-}
-
 int proc_names_new(struct proc_names **ret)
 {
 	struct proc_names *n = calloc(1, sizeof(*n));
-	char link[64], path[PATH_MAX];
-	ssize_t len;
 
 	if (!n)
 		return -ENOMEM;
 	n->cgroup_root = mounts_open_cgroup2();
-	if (n->cgroup_root >= 0) {
-		snprintf(link, sizeof(link), "/proc/self/fd/%d", n->cgroup_root);
-		len = readlink(link, path, sizeof(path));
-		n->cgroup_root_len = len > 1 ? len : 0;
-	}
 	*ret = n;
 	return 0;
 }
@@ -204,6 +174,11 @@ void proc_names_forked(struct proc_names *n, const struct pw_process *child)
 		remember_exe(n, child, read_exe(child));
 }
 
+int proc_names_cgroup_root(const struct proc_names *n)
+{
+	return n->cgroup_root;
+}
+
 const char *proc_names_cgroup(struct proc_names *n, uint64_t id)
 {
 	struct cgroup_slot *slot = &n->cgroup[id % CGROUP_SLOTS];
@@ -212,7 +187,7 @@ const char *proc_names_cgroup(struct proc_names *n, uint64_t id)
 		return NULL;
 	if (!slot->path || slot->id != id) {
 		free(slot->path);
-		*slot = (struct cgroup_slot){ id, cgroup_path(n, id) };
+		*slot = (struct cgroup_slot){ id, cgroup_path(n->cgroup_root, id) };
 	}
 	return slot->path;
 }

@@ -33,6 +33,8 @@ void proc_names_free(struct proc_names *n);
 /* NULL if not known. Valid until the next call. */
 const char *proc_names_exe(struct proc_names *n, const struct pw_process *p);
 const char *proc_names_cgroup(struct proc_names *n, uint64_t cgroup_id);
+/* For cgroup.h; negative: there is none. */
+int proc_names_cgroup_root(const struct proc_names *n);
 /* A process was forked (it runs its parent's program), or executed another program. */
 void proc_names_forked(struct proc_names *n, const struct pw_process *child);
 void proc_names_executed(struct proc_names *n, const struct pw_process *p);

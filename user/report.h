@@ -68,6 +68,7 @@ struct report {
 	/* The subject's counters when the drain began and as they were last seen. */
 	bool has_stats;
 	struct pw_stats first, last;
+	bool last_is_final; /* taken at the end */
 	uint64_t accepts_before; /* accepts that belong to an earlier drain's report */
 
 	uint64_t accepts[PW_VERDICTS];
@@ -95,6 +96,12 @@ struct report {
 	struct histogram *queue, *connect;
 	struct top *clients, *peers; /* of misrouted arrivals and refusals: by client, or else address */
 };
+
+/* A drain may begin with SHUTDOWN. */
+static inline const struct report_declared *report_began(const struct report *r)
+{
+	return r->drain.time_ns ? &r->drain : &r->shutdown;
+}
 
 /* A client of this node, as a key of `clients`. */
 struct report_client {

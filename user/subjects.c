@@ -6,6 +6,7 @@
 #include <time.h>
 #include <bpf/bpf.h>
 
+#include "cgroup.h"
 #include "clock.h"
 #include "names.h"
 #include "opts.h"
@@ -19,8 +20,7 @@ struct subjects {
 	void *tree; /* of struct subject, by key */
 	struct kernel *k;
 	struct proc_names *names;
-	subjects_phase_fn on_phase;
-	void *arg;
+	struct subjects_listener listener;
 	unsigned int scan; /* number of the reconciliation */
 	struct {
 		struct pw_subject_key key;
@@ -89,13 +89,13 @@ static void forget(struct subjects *s, struct subject *subject)
 }
 
 int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
-	subjects_phase_fn on_phase, void *arg)
+	const struct subjects_listener *listener)
 {
 	struct subjects *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return -ENOMEM;
-	*s = (struct subjects){ .k = k, .names = names, .on_phase = on_phase, .arg = arg };
+	*s = (struct subjects){ .k = k, .names = names, .listener = *listener };
 	*ret = s;
 	return 0;
 }
@@ -107,9 +107,49 @@ void subjects_free(struct subjects *s)
 	free(s);
 }
 
+/* `pids` is the caller's to free. */
+static int members_of(
+	const struct subjects *s, const struct subject *subject, pid_t **pids, size_t *ret_n)
+{
+	_cleanup_(freep) pid_t *found = NULL;
+	size_t n = 0, room = 0;
+	struct pw_member m;
+	uint32_t pid, next;
+	bool more;
+
+	if (subject->key.kind == PW_KIND_CGROUP)
+		return cgroup_pids(proc_names_cgroup_root(s->names), subject->key.id, pids, ret_n);
+	more = bpf_map_get_next_key(s->k->members, NULL, &next) == 0;
+	while (more) {
+		pid = next;
+		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
+		if (bpf_map_lookup_elem(s->k->members, &pid, &m) < 0 ||
+			m.subject != subject->key.id)
+			continue;
+		if (n == room) {
+			pid_t *larger = realloc(found, (room = room ? 2 * room : 64) * sizeof(*found));
+
+			if (!larger)
+				return -ENOMEM;
+			found = larger;
+		}
+		found[n++] = pid;
+	}
+	*ret_n = n;
+	*pids = TAKE_PTR(found);
+	return 0;
+}
+
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret)
 {
-	return bpf_map_lookup_elem(s->k->stats, &subject->key, ret) < 0 ? -errno : 0;
+	_cleanup_(freep) pid_t *pids = NULL;
+	size_t n;
+
+	if (bpf_map_lookup_elem(s->k->stats, &subject->key, ret) < 0)
+		return -errno;
+	if (subject->key.kind == PW_KIND_CGROUP && members_of(s, subject, &pids, &n) == 0)
+		ret->members = n;
+	return 0;
 }
 
 struct visit {
@@ -162,6 +202,15 @@ static void choose_name(struct subjects *s, struct subject *subject, const struc
 	char line[512], path[64], *unit, *dot;
 	_cleanup_(fclosep) FILE *f = NULL;
 
+	if (subject->key.kind == PW_KIND_CGROUP) {
+		const char *cgroup = proc_names_cgroup(s->names, subject->key.id);
+		const char *last = cgroup ? strrchr(cgroup, '/') : NULL;
+
+		if (last)
+			snprintf(subject->name, sizeof(subject->name), "%s", last[1] ? last + 1 : last);
+		return;
+	}
+
 	snprintf(subject->name, sizeof(subject->name), "%.*s", PW_COMM_LEN, stat->comm);
 	snprintf(path, sizeof(path), "/proc/%" PRIu64 "/cgroup", (uint64_t)subject->key.id);
 	f = fopen(path, "re");
@@ -193,36 +242,6 @@ static int write_declaration(struct subjects *s, const struct subject *subject)
 		       0;
 }
 
-/* `pids` is the caller's to free. */
-static int members_of(
-	struct subjects *s, const struct subject *subject, pid_t **pids, size_t *ret_n)
-{
-	_cleanup_(freep) pid_t *found = NULL;
-	size_t n = 0, room = 0;
-	struct pw_member m;
-	uint32_t pid, next;
-	bool more = bpf_map_get_next_key(s->k->members, NULL, &next) == 0;
-
-	while (more) {
-		pid = next;
-		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
-		if (bpf_map_lookup_elem(s->k->members, &pid, &m) < 0 ||
-			m.subject != subject->key.id)
-			continue;
-		if (n == room) {
-			pid_t *larger = realloc(found, (room = room ? 2 * room : 64) * sizeof(*found));
-
-			if (!larger)
-				return -ENOMEM;
-			found = larger;
-		}
-		found[n++] = pid;
-	}
-	*ret_n = n;
-	*pids = TAKE_PTR(found);
-	return 0;
-}
-
 /* What the kernel knows exactly of a member, and /proc in units of 10 ms. */
 static bool own_member(struct subjects *s, const struct subject *subject, struct pw_member *ret)
 {
@@ -235,29 +254,32 @@ static bool own_member(struct subjects *s, const struct subject *subject, struct
 /*
  * Brings the processes and sockets that exist already into a new subject. The map has to have it
  * meanwhile: UNDECLARED, unless it lies in another subject, whose members and sockets are known.
+ * `counted`: the kernel half may count for it already.
  */
-static int set_up(struct subjects *s, struct subject *subject)
+static int set_up(struct subjects *s, struct subject *subject, bool counted)
 {
 	struct pw_stats stats = { .life = clock_boot_ns() };
 	struct pw_declaration final = subject->now;
-	struct pw_member own;
+	bool is_cgroup = subject->key.kind == PW_KIND_CGROUP;
+	struct pw_member own = { 0 };
 	_cleanup_(freep) pid_t *pids = NULL;
 	pid_t outer;
 	size_t n;
 	int err;
 
-	/* the kernel half may have begun to count for one that was written directly */
-	if (bpf_map_update_elem(s->k->stats, &subject->key, &stats, BPF_NOEXIST) < 0 &&
+	if (bpf_map_update_elem(
+		    s->k->stats, &subject->key, &stats, counted ? BPF_NOEXIST : BPF_ANY) < 0 &&
 		errno != EEXIST)
 		return -errno;
-	outer = outer_subject(s, subject->key.id, subject->now.start_ns);
+	outer = is_cgroup ? 0 : outer_subject(s, subject->key.id, subject->now.start_ns);
 	if (!outer)
 		subject->now.phase = PW_UNDECLARED;
 	err = write_declaration(s, subject);
 	subject->now = final;
 	if (!err)
-		err = kernel_adopt(s->k, subject->key.id, outer, &pids, &n);
-	if (!err && !own_member(s, subject, &own))
+		err = is_cgroup ? members_of(s, subject, &pids, &n) :
+				  kernel_adopt(s->k, subject->key.id, outer, &pids, &n);
+	if (!err && !is_cgroup && !own_member(s, subject, &own))
 		err = -ESRCH;
 	if (!err)
 		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, pids, n);
@@ -284,20 +306,32 @@ static bool wants_hooks(uint32_t phase)
 	return phase == PW_INIT || phase == PW_DRAIN || phase == PW_SHUTDOWN;
 }
 
-static void count_wanting(const struct subject *subject, void *arg)
+struct wanted {
+	bool hooks;
+	bool cgroups;
+};
+
+static void add_wanted(const struct subject *subject, void *arg)
 {
-	*(bool *)arg |= wants_hooks(subject->now.phase);
+	struct wanted *wanted = arg;
+
+	wanted->hooks |= wants_hooks(subject->now.phase);
+	wanted->cgroups |= subject->key.kind == PW_KIND_CGROUP;
 }
 
 static int rearm(struct subjects *s)
 {
-	bool wanted = false;
+	struct wanted wanted = { 0 };
 
-	subjects_for_each(s, count_wanting, &wanted);
-	return kernel_arm(s->k, wanted);
+	subjects_for_each(s, add_wanted, &wanted);
+	s->k->control->cgroups = wanted.cgroups;
+	return kernel_arm(s->k, wanted.hooks);
 }
 
-/* Where a request is under way on an old connection, what is read next is no new one. */
+/*
+ * Listeners that came by another way than listen(2), connections accepted unseen; and where a request
+ * is under way on an old connection, what is read next is no new one.
+ */
 static int mark_turns(struct subjects *s, const struct subject *subject)
 {
 	_cleanup_(freep) pid_t *pids = NULL;
@@ -307,7 +341,9 @@ static int mark_turns(struct subjects *s, const struct subject *subject)
 	if (subject->now.phase < PW_DRAIN)
 		return 0;
 	err = members_of(s, subject, &pids, &n);
-	return err ? err : kernel_snapshot(s->k, PW_PASS_TURNS, pids, n);
+	for (int pass = PW_PASS_LISTENERS; !err && pass <= PW_PASS_TURNS; pass++)
+		err = kernel_snapshot(s->k, pass, pids, n);
+	return err;
 }
 
 static void tell(struct subjects *s, const struct subject *subject, uint32_t from)
@@ -317,7 +353,7 @@ static void tell(struct subjects *s, const struct subject *subject, uint32_t fro
 
 	if (p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
 		p.by_comm = by.comm;
-	s->on_phase(subject, &p, s->arg);
+	s->listener.phase(subject, &p, s->listener.arg);
 }
 
 /* ---- the map as others write it ---- */
@@ -358,28 +394,50 @@ static int found_headless(struct subjects *s, const struct pw_subject_key *key,
 	}
 	if (subject)
 		subject->seen = s->scan;
-	else
+	else {
 		bpf_map_delete_elem(s->k->phases, key);
+		bpf_map_delete_elem(s->k->stats, key);
+	}
 	return 0;
+}
+
+static bool valid_key(const struct pw_subject_key *key)
+{
+	if (key->reserved)
+		return false;
+	return key->kind == PW_KIND_CGROUP ||
+	       (key->kind == PW_KIND_PROCESS && key->id >= 1 && key->id <= PID_MAX);
+}
+
+/* Of a cgroup that somebody wrote while no daemon ran, nothing tells. */
+static bool was_set_up(struct subjects *s, const struct subject *subject)
+{
+	struct pw_member member;
+	struct pw_stats stats;
+
+	return subject->key.kind == PW_KIND_CGROUP ?
+		       bpf_map_lookup_elem(s->k->stats, &subject->key, &stats) == 0 :
+		       own_member(s, subject, &member);
 }
 
 static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
 {
 	struct subject *subject = find(s, key);
 	uint32_t from = PW_UNDECLARED;
-	struct pw_member member;
-	struct proc_stat stat;
+	struct proc_stat stat = { 0 };
 	bool is_new = false;
 	int err = 0;
 
-	if (key->kind != PW_KIND_PROCESS || key->reserved || key->id < 1 || key->id > PID_MAX ||
-		!names_name(&declared_phase_names, d.phase))
+	if (!valid_key(key) || !names_name(&declared_phase_names, d.phase))
 		return 0;
 	if (subject && !differs(&subject->now, &d)) {
 		subject->seen = s->scan;
 		return 0;
 	}
-	if (proc_read(key->id, &stat) < 0 || !pw_same_start(d.start_ns, stat.start_ns))
+	if (key->kind == PW_KIND_CGROUP ?
+			!cgroup_exists(proc_names_cgroup_root(s->names), key->id) :
+			proc_read(key->id, &stat) < 0 ||
+				!pw_same_start(d.start_ns, stat.start_ns))
 		return found_headless(s, key, &d, subject);
 	if (!subject) {
 		subject = add(s, key);
@@ -399,10 +457,10 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 	subject->seen = s->scan;
 	complete(&d, stat.start_ns);
 	subject->now = d;
-	if (is_new && own_member(s, subject, &member))
-		return 0; /* an earlier daemon has set it up */
+	if (is_new && s->scan == 1 && was_set_up(s, subject))
+		return 0; /* by an earlier daemon */
 	if (is_new)
-		err = set_up(s, subject);
+		err = set_up(s, subject, true);
 	if (!err)
 		err = write_declaration(s, subject);
 	if (!err)
@@ -451,7 +509,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 			r->reason ? r->reason : "");
 		declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
 		if (is_new)
-			err = set_up(s, subject);
+			err = set_up(s, subject, false);
 		if (!err)
 			err = rearm(s);
 		if (!err)
@@ -479,29 +537,51 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	return 0;
 }
 
+/* The key and the start time of what is to be declared; `stat` only of a process. */
+static int resolve(struct subjects *s, const struct declaration_request *r,
+	struct pw_subject_key *key, struct proc_stat *stat, char why[static WHY_LEN])
+{
+	uint64_t id = 0;
+	int err;
+
+	if (r->cgroup) {
+		err = cgroup_find(proc_names_cgroup_root(s->names), r->cgroup, &id);
+		*key = (struct pw_subject_key){ .kind = PW_KIND_CGROUP, .id = id };
+		return !err ? 0 :
+			      fail_with(why, WHY_LEN, -ESRCH, "there is no cgroup %.128s: %s",
+				      r->cgroup, strerror(-err));
+	}
+	*key = (struct pw_subject_key){ .kind = PW_KIND_PROCESS, .id = r->pid };
+	if (proc_read(r->pid, stat) < 0)
+		return fail_with(why, WHY_LEN, -ESRCH, "there is no process %d", r->pid);
+	if (stat->tgid != r->pid)
+		return fail_with(why, WHY_LEN, -ESRCH,
+			"%d is a thread of process %d; declare for that one", r->pid, stat->tgid);
+	return 0;
+}
+
 int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	struct declaration_result *ret, char why[static WHY_LEN])
 {
-	struct pw_subject_key key = { .kind = PW_KIND_PROCESS, .id = r->pid };
 	struct pw_declaration written;
+	struct proc_stat stat = { 0 };
+	struct pw_subject_key key;
 	struct subject *subject;
-	struct proc_stat stat;
 	bool is_new;
 	int err;
 
 	if (!names_name(&declared_phase_names, r->phase))
-		return fail_with(why, WHY_LEN, -EINVAL, "no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN",
-			r->phase);
-	if (proc_read(r->pid, &stat) < 0)
-		return fail_with(why, WHY_LEN, -ESRCH, "there is no process %d", r->pid);
-	if (stat.tgid != r->pid)
-		return fail_with(why, WHY_LEN, -ESRCH, "%d is a thread of process %d; declare for that one",
-			r->pid, stat.tgid);
+		return fail_with(why, WHY_LEN, -EINVAL,
+			"no phase %u; use INIT, ACTIVE, DRAIN or SHUTDOWN", r->phase);
+	err = resolve(s, r, &key, &stat, why);
+	if (err)
+		return err;
 	/* what others wrote to the map comes first */
 	if (bpf_map_lookup_elem(s->k->phases, &key, &written) == 0) {
 		err = found(s, &key, written);
 		if (err)
-			return fail_with(why, WHY_LEN, err, "cannot read pw_phases: %s", strerror(-err));
+			return fail_with(why, WHY_LEN, err, "cannot read pw_phases: %s",
+				strerror(-err));
 	}
 
 	subject = find(s, &key);
@@ -535,6 +615,9 @@ static bool anybody_left(struct subjects *s, const struct subject *subject)
 
 	if (subjects_stats(s, subject, &stats) == 0 && stats.members > 0)
 		return true;
+	if (subject->key.kind == PW_KIND_CGROUP) /* a service may yet be started in it */
+		return subject->now.phase < PW_DRAIN &&
+		       cgroup_exists(proc_names_cgroup_root(s->names), subject->key.id);
 	return proc_read(subject->key.id, &stat) == 0 &&
 	       pw_same_start(stat.start_ns, subject->now.start_ns);
 }
@@ -604,7 +687,10 @@ int subjects_reconcile(struct subjects *s)
 
 	subjects_for_each(s, collect_gone, &gone);
 	for (size_t i = 0; i < gone.n; i++) {
-		if (gone.subjects[i]->seen != s->scan)
+		bool taken_away = gone.subjects[i]->seen != s->scan;
+
+		s->listener.end(gone.subjects[i], !taken_away, s->listener.arg);
+		if (taken_away)
 			release_members(s, gone.subjects[i]);
 		bpf_map_delete_elem(s->k->phases, &gone.subjects[i]->key);
 		forget(s, gone.subjects[i]);

@@ -23,23 +23,30 @@
 struct subject {
 	struct pw_subject_key key;
 	struct pw_declaration now;
-	char name[SUBJECT_NAME_LEN]; /* its systemd unit, or else its comm */
+	char name[SUBJECT_NAME_LEN]; /* its systemd unit, or else its comm or the cgroup's name */
 	unsigned int seen; /* the last reconciliation that found it in the map */
 	bool ending;	   /* nobody is left; forgotten at the next reconciliation */
 };
 
 struct subjects;
 
-typedef void (*subjects_phase_fn)(const struct subject *s, const struct event_phase *p, void *arg);
+/* Who wants to know. The subject is valid during the call. */
+struct subjects_listener {
+	void (*phase)(const struct subject *s, const struct event_phase *p, void *arg);
+	/* nobody is left of it; or else it was taken out of the map */
+	void (*end)(const struct subject *s, bool nobody_left, void *arg);
+	void *arg;
+};
 
 int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
-	subjects_phase_fn on_phase, void *arg);
+	const struct subjects_listener *listener);
 void subjects_free(struct subjects *s);
 
 struct declaration_request {
 	uint32_t phase;
-	pid_t pid;
-	uint64_t epoch; /* 0: the one in force */
+	pid_t pid;	    /* what it is for: a process, or if 0 */
+	const char *cgroup; /* a cgroup's path */
+	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
 	pid_t by_pid; /* from the kernel's peer credentials */
 	uid_t by_uid;
@@ -55,7 +62,7 @@ struct declaration_result {
 #define WHY_LEN 256
 
 /*
- * -ESRCH: no such process; -EPERM: not the caller's; -ESTALE: old epoch or backward move; -EINVAL:
+ * -ESRCH: no such process or cgroup; -EPERM: not the caller's; -ESTALE: old epoch or backward move; -EINVAL:
  * no such phase; or what the kernel said. Then nothing has changed and `why` has a sentence.
  */
 int subjects_declare(struct subjects *s, const struct declaration_request *request,
@@ -68,6 +75,7 @@ int subjects_reconcile(struct subjects *s);
 const struct subject *subjects_find(const struct subjects *s, const struct pw_subject_key *key);
 /* Its name, and for a while that of one that is gone; NULL if not known. */
 const char *subjects_name(const struct subjects *s, const struct pw_subject_key *key);
+/* `members` of a cgroup is how many processes are in it now. */
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
 void subjects_for_each(const struct subjects *s,
 	void (*fn)(const struct subject *subject, void *arg), void *arg);
