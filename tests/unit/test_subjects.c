@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <bpf/bpf.h>
 
@@ -281,6 +282,59 @@ static void test_take_over(void **state)
 		assert_int_equal(subjects_reconcile(f->s), 0);
 	assert_int_equal(f->n_told, 0);
 	assert_int_equal(n_subjects(f), 1);
+}
+
+/* Written directly while no daemon was there. What it was before is not known: it is no change. */
+static void test_take_over_of_an_incomplete_declaration(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct pw_declaration after;
+
+	leave(f, f->pid, (struct pw_declaration){ .phase = PW_DRAIN, .source = PW_SOURCE_MAP });
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(subjects_reconcile(f->s), 0);
+	for (size_t i = 0; i < f->n_told; i++)
+		assert_int_not_equal(f->told[i].from, f->told[i].now.phase);
+	assert_true(in_map(f, key_of(f->pid), &after));
+	assert_true(after.since_ns > 0);
+	assert_int_equal(after.epoch, 1);
+}
+
+/* The declared process is gone, its workers are not: the same holds for what was written. */
+static void test_take_over_of_a_hostile_headless_subject(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct pw_subject_key key = key_of(f->pid);
+	struct pw_declaration d = { .phase = PW_DRAIN, .epoch = UINT64_MAX, .since_ns = UINT64_MAX,
+		.start_ns = f->start_ns };
+	const struct subject *s;
+
+	memset(d.reason, 'x', sizeof(d.reason));
+	leave(f, f->pid, d);
+	end_child(f->pid);
+	f->pid = 0;
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	s = subjects_find(f->s, &key);
+	assert_non_null(s);
+	assert_true(s->now.epoch <= PW_EPOCH_MAX);
+	assert_true(s->now.since_ns <= clock_boot_ns());
+	assert_int_equal(strnlen(s->now.reason, PW_REASON_LEN), PW_REASON_LEN - 1);
+}
+
+/* A daemon that has run out of file descriptors knows nothing of a process: that is not its end. */
+static void test_no_file_descriptors_left(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct rlimit limit, none;
+	struct pw_declaration d = { .phase = PW_DRAIN };
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){ .rlim_cur = 0, .rlim_max = limit.rlim_max };
+	write_map(f, key_of(f->pid), d);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	subjects_reconcile(f->s);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	assert_true(in_map(f, key_of(f->pid), NULL));
 }
 
 static void test_direct_write_is_told_once(void **state)
@@ -661,6 +715,9 @@ int main(void)
 		cmocka_unit_test(test_enter_a_new_epoch),
 		cmocka_unit_test(test_enter_every_phase),
 		TEST_WITH_MAPS(test_take_over),
+		TEST_WITH_MAPS(test_take_over_of_an_incomplete_declaration),
+		TEST_WITH_MAPS(test_take_over_of_a_hostile_headless_subject),
+		TEST_WITH_MAPS(test_no_file_descriptors_left),
 		TEST_WITH_MAPS(test_direct_write_is_told_once),
 		TEST_WITH_MAPS(test_direct_write_of_the_least),
 		TEST_WITH_MAPS(test_direct_write_of_a_new_epoch),

@@ -1,0 +1,1020 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <bpf/bpf.h>
+#include <event2/event.h>
+
+#include "api.h"
+#include "proc.h"
+#include "util.h"
+
+/* after our own: it has macros with plain names */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#define NOBODY 65534
+
+/* ---- who may ---- */
+
+struct ids {
+	uid_t real, effective;
+};
+
+static void become(struct ids ids)
+{
+	if (geteuid() == 0 && (setresgid(ids.real, ids.real, ids.real) < 0 ||
+				      setresuid(ids.real, ids.effective, 0) < 0))
+		_exit(1);
+}
+
+/* Parent, child, grandchild as these users; each stays until it is ended. */
+static void start_family(const struct ids ids[3], pid_t pids[3])
+{
+	pid_t pid, test = getpid();
+	int told[2];
+
+	assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		for (int i = 0; i < 3; i++) {
+			pid = getpid();
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			if (i == 0 && getppid() != test)
+				_exit(1);
+			/* the next one is forked while it is still allowed to become anybody */
+			if (i < 2 && fork() == 0)
+				continue;
+			become(ids[i]);
+			prctl(PR_SET_PDEATHSIG, SIGKILL); /* is cleared by that */
+			if (write(told[1], &(pid_t[]){ i, pid }, 2 * sizeof(pid)) < 0)
+				_exit(1);
+			for (;;)
+				pause();
+		}
+	}
+	for (int i = 0; i < 3; i++) {
+		pid_t one[2];
+
+		assert_int_equal(read(told[0], one, sizeof(one)), sizeof(one));
+		pids[one[0]] = one[1];
+	}
+	close(told[0]);
+	close(told[1]);
+}
+
+static void end_family(const pid_t pids[3])
+{
+	for (int i = 2; i >= 0; i--)
+		kill(pids[i], SIGKILL);
+	assert_int_equal(waitpid(pids[0], NULL, 0), pids[0]);
+}
+
+static void test_may_declare_oneself_and_descendants(void **state)
+{
+	uid_t uid = geteuid() ? geteuid() : NOBODY;
+	const struct ids ids[3] = { { uid, uid }, { uid, uid }, { uid, uid } };
+	pid_t family[3], others[3];
+
+	start_family(ids, family);
+	start_family(ids, others);
+	for (int peer = 0; peer < 3; peer++)
+		for (int target = 0; target < 3; target++) {
+			/* downwards any distance, upwards to the parent of the same user */
+			assert_int_equal(api_may_declare(family[peer], uid, family[target]),
+				target >= peer - 1);
+			assert_false(api_may_declare(family[peer], uid, others[target]));
+		}
+	end_family(family);
+	end_family(others);
+}
+
+static void test_may_declare_a_parent_of_the_same_user_only(void **state)
+{
+	static const struct ids of_root[3] = { { 0, 0 }, { NOBODY, NOBODY }, { NOBODY, NOBODY } };
+	/* a set-user-ID program: the user started it, and may not speak for it */
+	static const struct ids privileged[3] = { { NOBODY, 0 }, { NOBODY, NOBODY } };
+	static const struct ids unprivileged[3] = { { 0, NOBODY }, { NOBODY, NOBODY } };
+	static const struct ids another[3] = { { 1000, 1000 }, { NOBODY, NOBODY } };
+	const struct ids *all[] = { of_root, privileged, unprivileged, another };
+
+	if (geteuid() != 0)
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		pid_t family[3];
+
+		start_family(all[i], family);
+		assert_false(api_may_declare(family[1], NOBODY, family[0]));
+		assert_true(api_may_declare(family[1], NOBODY, family[2]));
+		assert_true(api_may_declare(family[1], 0, family[0])); /* root, whoever it is */
+		end_family(family);
+	}
+}
+
+static void test_may_not_declare_nobody(void **state)
+{
+	assert_false(api_may_declare(getpid(), NOBODY, 4194304));
+	assert_false(api_may_declare(4194304, NOBODY, getpid()));
+	assert_false(api_may_declare(getpid(), NOBODY, 1));
+	assert_false(api_may_declare(1, NOBODY, 0));
+}
+
+/* Who connected is gone: nobody speaks for it. */
+static void test_may_declare_nothing_when_gone(void **state)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		_exit(0);
+	assert_int_equal(waitid(P_PID, pid, &(siginfo_t){ 0 }, WEXITED | WNOWAIT), 0);
+	assert_false(api_may_declare(pid, NOBODY, getpid())); /* a zombie */
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_false(api_may_declare(pid, NOBODY, getpid()));
+}
+
+/*
+ * Who connected handed the connection on and ended, and its pid came round: the credentials of the
+ * connection are not those of the process that has it now.
+ */
+static void test_may_not_declare_with_a_reused_pid(void **state)
+{
+	const uid_t other = geteuid() == NOBODY ? NOBODY - 1 : NOBODY;
+	static const struct ids privileged[3] = { { NOBODY, 0 }, { NOBODY, 0 }, { NOBODY, 0 } };
+	pid_t family[3];
+
+	assert_false(api_may_declare(getpid(), other, getpid()));
+	assert_false(api_may_declare(getppid(), other, getpid()));
+	if (geteuid() != 0)
+		return;
+	start_family(privileged, family);
+	for (int i = 0; i < 3; i++)
+		assert_false(api_may_declare(family[i], NOBODY, family[i]));
+	end_family(family);
+}
+
+static void test_parse_listen(void **state)
+{
+	static const char *const good[] = { "127.0.0.1:9464", "[::1]:9464", "0.0.0.0:1", "[::]:65535" };
+	static const char *const bad[] = { "", ":", "9464", ":9464", "127.0.0.1", "127.0.0.1:",
+		"127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x", "localhost:9464",
+		"[::1]", "[::1", "::1:9464x", "1.2.3:80", "256.1.1.1:80", "127.0.0.1:94x4",
+		"127.0.0.1:9464 " };
+	struct sockaddr_storage addr, before;
+	int len = -7;
+
+	memset(&before, 0xa5, sizeof(before));
+	addr = before;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		if (api_parse_listen(bad[i], &addr, &len) != -EINVAL)
+			fail_msg("%s is taken", bad[i]);
+		assert_memory_equal(&addr, &before, sizeof(addr));
+		assert_int_equal(len, -7);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		assert_int_equal(api_parse_listen(good[i], &addr, &len), 0);
+	assert_int_equal(len, sizeof(struct sockaddr_in6));
+	assert_int_equal(ntohs(((struct sockaddr_in6 *)&addr)->sin6_port), 65535);
+}
+
+/* ---- the server, on a real socket, with real maps and no programs ---- */
+
+struct fixture {
+	struct event_base *base;
+	struct kernel k;
+	struct pw_control control;
+	struct proc_names *names;
+	struct subjects *subjects;
+	struct stream *stream;
+	struct api_context context;
+	struct api *api;
+	char dir[64], socket[96], listen[32];
+	uint16_t port;
+	pid_t pid; /* a subject in ACTIVE of epoch 7 */
+	unsigned int caught_up;
+	unsigned int phases;
+	uint64_t seq;
+};
+
+static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
+{
+	struct fixture *f = arg;
+
+	f->phases++;
+}
+
+static void catch_up(void *arg)
+{
+	struct fixture *f = arg;
+
+	f->caught_up++;
+}
+
+static int hash_map(const char *name, size_t key, size_t value)
+{
+	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 101, NULL);
+}
+
+static uint16_t free_port(void)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	_cleanup_(closep) int fd = socket(AF_INET, SOCK_STREAM, 0);
+	socklen_t len = sizeof(addr);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&addr, &len), 0);
+	return ntohs(addr.sin_port);
+}
+
+/* As an earlier daemon left it. */
+static void add_subject(struct fixture *f)
+{
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS };
+	struct pw_declaration d = { .phase = PW_ACTIVE, .source = PW_SOURCE_API, .epoch = 7,
+		.since_ns = 1000, .entered_ns = { 0, 1000 }, .reason = "a \"reason\"" };
+	struct pw_stats stats = { .life = 1, .members = 3, .accepts = 37, .inflight = 2 };
+	struct pw_member member;
+	pid_t parent = getpid();
+	struct proc_stat stat;
+	uint32_t tgid;
+
+	f->pid = fork();
+	if (f->pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		while (getppid() == parent)
+			pause();
+		_exit(1);
+	}
+	assert_int_equal(proc_read(f->pid, &stat), 0);
+	key.id = tgid = f->pid;
+	d.start_ns = stat.start_ns;
+	member = (struct pw_member){ .subject = tgid, .start_ns = d.start_ns };
+	if (f->k.phases < 0)
+		return;
+	assert_int_equal(bpf_map_update_elem(f->k.members, &tgid, &member, BPF_ANY), 0);
+	assert_int_equal(bpf_map_update_elem(f->k.stats, &key, &stats, BPF_ANY), 0);
+	assert_int_equal(bpf_map_update_elem(f->k.phases, &key, &d, BPF_ANY), 0);
+	assert_int_equal(subjects_reconcile(f->subjects), 0);
+}
+
+static void start_api(struct fixture *f)
+{
+	char why[256];
+
+	if (api_new(&f->api, &f->context, f->socket, f->listen, why, sizeof(why)) < 0)
+		fail_msg("%s", why);
+}
+
+static int set_up(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	signal(SIGPIPE, SIG_IGN);
+	f->k.phases = hash_map("t_phases", sizeof(struct pw_subject_key),
+		sizeof(struct pw_declaration));
+	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
+	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
+	f->k.counters = -1;
+	f->k.control = &f->control;
+	/* every hook is off: nothing is attached on demand */
+	f->k.private = calloc(1, 4096);
+	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
+		f->k.hooks[i].error = -ENOENT;
+	f->base = event_base_new();
+	assert_int_equal(proc_names_new(&f->names), 0);
+	assert_int_equal(stream_new(&f->stream), 0);
+	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, on_phase, f), 0);
+	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->stream, "n1", catch_up, f };
+	add_subject(f);
+
+	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	assert_int_equal(chmod(f->dir, 0755), 0);
+	snprintf(f->socket, sizeof(f->socket), "%s/made/socket", f->dir);
+	f->port = free_port();
+	snprintf(f->listen, sizeof(f->listen), "127.0.0.1:%u", f->port);
+	start_api(f);
+	*state = f;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct fixture *f = *state;
+	char made[80];
+
+	api_free(f->api);
+	subjects_free(f->subjects);
+	stream_free(f->stream);
+	proc_names_free(f->names);
+	event_base_free(f->base);
+	kill(f->pid, SIGKILL);
+	waitpid(f->pid, NULL, 0);
+	closep(&f->k.phases);
+	closep(&f->k.stats);
+	closep(&f->k.members);
+	free(f->k.private);
+	snprintf(made, sizeof(made), "%s/made", f->dir);
+	unlink(f->socket);
+	rmdir(made);
+	rmdir(f->dir);
+	free(f);
+	return 0;
+}
+
+static struct fixture *need_maps(void **state)
+{
+	struct fixture *f = *state;
+
+	if (f->k.phases < 0)
+		skip();
+	return f;
+}
+
+static int connect_unix(const struct fixture *f)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(addr.sun_path, f->socket);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return -1;
+	return fd;
+}
+
+static int connect_tcp(const struct fixture *f)
+{
+	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_port = htons(f->port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return -1;
+	return fd;
+}
+
+static void turn(struct fixture *f)
+{
+	assert_true(event_base_loop(f->base, EVLOOP_NONBLOCK) >= 0);
+}
+
+#define ANSWER_MAX (1 << 16)
+
+/* Turns the loop until the other end closes, or until `enough` has arrived. */
+static char *answer_until(struct fixture *f, int fd, const char *enough)
+{
+	char *text = calloc(1, ANSWER_MAX);
+	size_t len = 0;
+	ssize_t n;
+
+	assert_non_null(text);
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	while (!enough || !strstr(text, enough)) {
+		turn(f);
+		n = read(fd, text + len, ANSWER_MAX - 1 - len);
+		if (n == 0 || (n < 0 && errno != EAGAIN))
+			break;
+		len += n > 0 ? n : 0;
+	}
+	if (enough && !strstr(text, enough))
+		fail_msg("no %s in %s", enough, text);
+	return text;
+}
+
+static char *ask(struct fixture *f, int fd, const char *request)
+{
+	char *text;
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, request, strlen(request)), strlen(request));
+	text = answer_until(f, fd, NULL);
+	close(fd);
+	return text;
+}
+
+/* The same by a process of this user; its pid is in *pid meanwhile. */
+static char *ask_as(struct fixture *f, uid_t uid, const char *request)
+{
+	char *text;
+	int out[2];
+	pid_t pid;
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		char buf[4096];
+		ssize_t n;
+		int fd;
+
+		become((struct ids){ uid, uid });
+		fd = connect_unix(f);
+		if (fd < 0 || write(fd, request, strlen(request)) < 0)
+			_exit(1);
+		while ((n = read(fd, buf, sizeof(buf))) > 0)
+			if (write(out[1], buf, n) != n)
+				_exit(1);
+		_exit(0);
+	}
+	close(out[1]);
+	text = answer_until(f, out[0], NULL);
+	close(out[0]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	return text;
+}
+
+static int status_of(const char *answer)
+{
+	int status = 0;
+
+	if (sscanf(answer, "HTTP/1.%*d %d ", &status) != 1)
+		fail_msg("no HTTP: %s", answer);
+	return status;
+}
+
+static const char *body_of(const char *answer)
+{
+	const char *end = strstr(answer, "\r\n\r\n");
+
+	assert_non_null(end);
+	return end + 4;
+}
+
+/* Takes the answer. */
+static json_t *json_of(char *answer, int status)
+{
+	json_error_t error;
+	json_t *value;
+
+	if (status_of(answer) != status)
+		fail_msg("expected %d: %s", status, answer);
+	value = json_loads(body_of(answer), JSON_REJECT_DUPLICATES, &error);
+	if (!json_is_object(value))
+		fail_msg("%s in %s", error.text, answer);
+	free(answer);
+	return value;
+}
+
+/* One sentence, which has this word. */
+static void assert_error(char *answer, int status, const char *word)
+{
+	json_t *value = json_of(answer, status);
+	const char *error = json_string_value(json_object_get(value, "error"));
+
+	assert_int_equal(json_object_size(value), 1);
+	assert_non_null(error);
+	if (!strstr(error, word))
+		fail_msg("no \"%s\" in: %s", word, error);
+	json_decref(value);
+}
+
+static void put_request(char request[static 8192], const char *body)
+{
+	snprintf(request, 8192, "PUT /v1/phase HTTP/1.0\r\nContent-Length: %zu\r\n\r\n%s",
+		strlen(body), body);
+}
+
+static char *put(struct fixture *f, const char *body)
+{
+	char request[8192];
+
+	put_request(request, body);
+	return ask(f, connect_unix(f), request);
+}
+
+static char *get(struct fixture *f, const char *target)
+{
+	char request[512];
+
+	snprintf(request, sizeof(request), "GET %s HTTP/1.0\r\n\r\n", target);
+	return ask(f, connect_unix(f), request);
+}
+
+static void test_healthz(void **state)
+{
+	struct fixture *f = *state;
+	char *answer = get(f, "/healthz");
+
+	assert_int_equal(status_of(answer), 200);
+	assert_string_equal(body_of(answer), "ok\n");
+	free(answer);
+	answer = ask(f, connect_tcp(f), "GET /healthz HTTP/1.0\r\n\r\n");
+	assert_int_equal(status_of(answer), 200);
+	free(answer);
+}
+
+static void test_errors_are_json(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_error(get(f, "/"), 404, "/v1/events");
+	assert_error(get(f, "/v1"), 404, "/v1;");
+	assert_error(get(f, "/v1/events/"), 404, "/v1/events/");
+	assert_error(get(f, "/\xff\xfe%00"), 404, "there is no");
+	assert_error(get(f, "/v1/phase"), 405, "/v1/phase");
+	assert_error(ask(f, connect_unix(f), "POST /v1/phase HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"),
+		405, "/v1/phase");
+	assert_error(ask(f, connect_unix(f), "DELETE /v1/subjects HTTP/1.0\r\n\r\n"), 405, "subjects");
+	assert_error(get(f, "/v1/events?%zz"), 400, "query");
+	assert_int_equal(f->caught_up, 0);
+}
+
+static void test_bad_queries(void **state)
+{
+	static const struct {
+		const char *query, *word;
+	} cases[] = {
+		{ "type=fork", "type" }, { "type=", "query" }, { "type=accept&type=x", "type" },
+		{ "phase=DRAINING", "phase" }, { "phase=3", "phase" }, { "verdict=ok", "verdict" },
+		{ "pid=0", "pid" }, { "pid=-1", "pid" }, { "pid=4194305", "pid" }, { "pid=x", "pid" },
+		{ "last=-1", "last" }, { "last=x", "last" },
+		{ "last=18446744073709551616", "last" }, { "follow=true", "follow" },
+		{ "follow=2", "follow" }, { "foo=1", "foo" }, { "Type=accept", "Type" },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char target[128];
+
+		snprintf(target, sizeof(target), "/v1/events?%s", cases[i].query);
+		assert_error(get(f, target), 400, cases[i].word);
+	}
+}
+
+static void test_too_many_pids(void **state)
+{
+	struct fixture *f = *state;
+	char target[512] = "/v1/events?pid=1";
+
+	for (int i = 1; i < STREAM_FILTER_PIDS; i++)
+		strcat(target, "&pid=1");
+	free(get(f, target));
+	strcat(target, "&pid=1");
+	assert_error(get(f, target), 400, "pid");
+}
+
+static void test_bad_bodies(void **state)
+{
+	static const struct {
+		const char *body, *word;
+	} cases[] = {
+		{ "", "JSON" }, { "[]", "JSON" }, { "null", "JSON" }, { "{", "JSON" }, { "\xff", "JSON" },
+		{ "{}", "INIT, ACTIVE, DRAIN or SHUTDOWN" },
+		{ "{\"phase\":\"DRAINING\",\"self\":true}", "DRAINING" },
+		{ "{\"phase\":\"UNDECLARED\",\"self\":true}", "UNDECLARED" },
+		{ "{\"phase\":3,\"self\":true}", "phase" },
+		{ "{\"phase\":\"DR\\u0000AIN\",\"self\":true}", "JSON" },
+		{ "{\"phase\":\"DRAIN\"}", "pid" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"parent\":true}", "one of" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"pid\":1}", "one of" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"self\":true}", "duplicate" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":0}", "pid" }, { "{\"phase\":\"DRAIN\",\"pid\":-1}", "pid" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":\"1\"}", "pid" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":4194305}", "4194304" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":4294967297}", "4194304" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"epoch\":0}", "epoch" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"epoch\":-1}", "epoch" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"epoch\":1.5}", "epoch" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"reason\":5}", "reason" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"reason\":"
+		  "\"12345678901234567890123456789012345678901234567890123456\"}", "55" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"uid\":0}", "uid" },
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		assert_error(put(f, cases[i].body), 400, cases[i].word);
+	assert_int_equal(f->phases, 0);
+}
+
+static void test_large_requests(void **state)
+{
+	struct fixture *f = *state;
+	char request[20000], *answer;
+	int n;
+
+	n = sprintf(request, "PUT /v1/phase HTTP/1.0\r\nContent-Length: 5000\r\n\r\n");
+	memset(request + n, ' ', 5000);
+	request[n + 5000] = '\0';
+	answer = ask(f, connect_unix(f), request);
+	assert_int_equal(status_of(answer), 413);
+	free(answer);
+	memset(request, 'a', sizeof(request));
+	memcpy(request, "GET /", 5);
+	strcpy(request + sizeof(request) - 20, " HTTP/1.0\r\n\r\n");
+	answer = ask(f, connect_unix(f), request);
+	assert_int_equal(status_of(answer), 400);
+	free(answer);
+	free(get(f, "/healthz"));
+}
+
+static void test_declare(void **state)
+{
+	struct fixture *f = need_maps(state);
+	char body[256];
+	json_t *value, *subject;
+
+	if (geteuid() != 0)
+		skip();
+	snprintf(body, sizeof(body), "{\"phase\":\"drain\",\"pid\":%d,\"reason\":\"why\"}", f->pid);
+	value = json_of(put(f, body), 200);
+	subject = json_object_get(value, "subject");
+	assert_int_equal(json_integer_value(json_object_get(value, "schema")), 1);
+	assert_string_equal(json_string_value(json_object_get(value, "from")), "ACTIVE");
+	assert_string_equal(json_string_value(json_object_get(value, "to")), "DRAIN");
+	assert_true(json_is_true(json_object_get(value, "changed")));
+	assert_int_equal(json_integer_value(json_object_get(value, "members")), 3);
+	assert_int_equal(json_integer_value(json_object_get(subject, "id")), f->pid);
+	assert_int_equal(json_integer_value(json_object_get(subject, "epoch")), 7);
+	json_decref(value);
+	value = json_of(put(f, body), 200);
+	assert_true(json_is_false(json_object_get(value, "changed")));
+	json_decref(value);
+	assert_int_equal(f->phases, 1);
+	assert_int_equal(f->caught_up, 2);
+
+	snprintf(body, sizeof(body), "{\"phase\":\"ACTIVE\",\"pid\":%d}", f->pid);
+	assert_error(put(f, body), 409, "DRAIN");
+	snprintf(body, sizeof(body), "{\"phase\":\"SHUTDOWN\",\"pid\":%d,\"epoch\":6}", f->pid);
+	assert_error(put(f, body), 409, "epoch 6");
+	assert_error(put(f, "{\"phase\":\"DRAIN\",\"pid\":4194304}"), 404, "4194304");
+	assert_int_equal(f->phases, 1);
+}
+
+static void test_declare_what_is_not_yours(void **state)
+{
+	struct fixture *f = need_maps(state);
+	char body[256], request[8192];
+	json_t *value;
+
+	if (geteuid() != 0)
+		skip();
+	snprintf(body, sizeof(body), "{\"phase\":\"DRAIN\",\"pid\":%d}", f->pid);
+	put_request(request, body);
+	assert_error(ask_as(f, NOBODY, request), 403, "not yours");
+	put_request(request, "{\"phase\":\"DRAIN\",\"parent\":true}");
+	assert_error(ask_as(f, NOBODY, request), 403, "not yours");
+	put_request(request, "{\"phase\":\"DRAIN\",\"pid\":1}");
+	assert_error(ask_as(f, NOBODY, request), 403, "process 1 ");
+	/* it is told the same of what does not exist, or else it could be asked who does */
+	put_request(request, "{\"phase\":\"DRAIN\",\"pid\":4194304}");
+	assert_error(ask_as(f, NOBODY, request), 403, "4194304");
+	assert_int_equal(f->phases, 0);
+
+	put_request(request, body);
+	value = json_of(ask_as(f, 0, request), 200);
+	json_decref(value);
+	assert_int_equal(f->phases, 1);
+}
+
+static void test_declare_over_tcp(void **state)
+{
+	struct fixture *f = *state;
+	char request[8192];
+
+	put_request(request, "{\"phase\":\"DRAIN\",\"self\":true}");
+	assert_error(ask(f, connect_tcp(f), request), 403, "Unix socket");
+	assert_int_equal(f->phases, 0);
+}
+
+static void test_subjects(void **state)
+{
+	struct fixture *f = need_maps(state);
+	json_t *value = json_of(get(f, "/v1/subjects"), 200), *all, *one;
+
+	assert_string_equal(json_string_value(json_object_get(value, "node")), "n1");
+	all = json_object_get(value, "subjects");
+	assert_int_equal(json_array_size(all), 1);
+	one = json_array_get(all, 0);
+	assert_string_equal(json_string_value(json_object_get(one, "phase")), "ACTIVE");
+	assert_string_equal(json_string_value(json_object_get(one, "reason")), "a \"reason\"");
+	assert_int_equal(json_integer_value(json_object_get(one, "members")), 3);
+	assert_int_equal(json_integer_value(json_object_get(one, "inflight")), 2);
+	assert_int_equal(json_integer_value(json_object_get(one, "accepts")), 37);
+	assert_int_equal(json_integer_value(json_object_get(one, "accepts_misrouted")), 0);
+	assert_true(json_is_integer(json_object_get(one, "phase_age_ns")));
+	assert_null(json_object_get(one, "settle_ns"));
+	json_decref(value);
+}
+
+static void publish(struct fixture *f)
+{
+	static const struct event_names names = { .node = "n1" };
+	struct event e = { .type = PW_EV_EXIT, .seq = f->seq++,
+		.exit = { .process = { .pid = 11 },
+			.on = { .key = { .kind = PW_KIND_PROCESS, .id = 10 }, .phase = PW_DRAIN } } };
+
+	assert_int_equal(stream_publish(f->stream, &e, &names), 0);
+}
+
+/* Occurrences. */
+static unsigned int count(const char *text, const char *what)
+{
+	unsigned int n = 0;
+
+	for (; (text = strstr(text, what)); text++)
+		n++;
+	return n;
+}
+
+static void test_recent_events(void **state)
+{
+	struct fixture *f = *state;
+	char *answer;
+
+	for (int i = 0; i < 23; i++)
+		publish(f);
+	answer = get(f, "/v1/events");
+	assert_int_equal(status_of(answer), 200);
+	assert_int_equal(count(body_of(answer), "\n"), 23);
+	free(answer);
+	answer = get(f, "/v1/events?last=5&type=exit&type=accept&phase=drain&pid=10");
+	assert_int_equal(count(body_of(answer), "\n"), 5);
+	assert_non_null(strstr(answer, "\"seq\":22,"));
+	free(answer);
+	answer = get(f, "/v1/events?type=accept");
+	assert_string_equal(body_of(answer), "");
+	free(answer);
+}
+
+static void test_follow(void **state)
+{
+	struct fixture *f = *state;
+	static const char request[] = "GET /v1/events?follow=1&last=2 HTTP/1.0\r\n\r\n";
+	int fd = connect_unix(f);
+	char *answer;
+
+	for (int i = 0; i < 5; i++)
+		publish(f);
+	assert_true(write(fd, request, strlen(request)) > 0);
+	answer = answer_until(f, fd, "\"seq\":4,");
+	assert_int_equal(count(answer, "\"seq\":"), 2);
+	free(answer);
+	publish(f);
+	publish(f);
+	stream_flush(f->stream);
+	answer = answer_until(f, fd, "\"seq\":6,");
+	assert_int_equal(count(answer, "\n"), 2); /* nothing twice, and no chunk sizes */
+	free(answer);
+	close(fd);
+	/* gone: nobody is sent anything any more */
+	for (int i = 0; i < 23; i++) {
+		turn(f);
+		publish(f);
+		stream_flush(f->stream);
+	}
+	free(get(f, "/healthz"));
+}
+
+/* Followers that come and go in every state leave nothing behind: a sanitizer sees what leaks. */
+static void test_followers_come_and_go(void **state)
+{
+	static const char *const requests[] = {
+		"GET /v1/events?follow=1 HTTP/1.0\r\n\r\n",
+		"GET /v1/events?follow=1&last=7 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"GET /v1/events?follow=1",
+		"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /v1/events?follow=1 HTTP/1.1\r\n\r\n",
+		"GET /v1/events?follow=1 HTTP/1.1\r\n\r\nGET /v1/events?follow=1 HTTP/1.1\r\n\r\n",
+	};
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 101; round++) {
+		const char *request = requests[round % ARRAY_SIZE(requests)];
+		int fd = round % 2 ? connect_unix(f) : connect_tcp(f);
+
+		assert_true(write(fd, request, strlen(request)) > 0);
+		if (round % 3)
+			turn(f);
+		publish(f);
+		stream_flush(f->stream);
+		if (round % 5 == 0)
+			shutdown(fd, SHUT_WR);
+		if (round % 7 == 0) /* a reset */
+			setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 },
+				sizeof(struct linger));
+		if (round % 4)
+			turn(f);
+		close(fd);
+		publish(f);
+		stream_flush(f->stream);
+	}
+	free(get(f, "/healthz"));
+}
+
+/* Whoever follows has nothing more to say: what it sends is neither kept nor obeyed. */
+static void test_follower_that_sends(void **state)
+{
+	static const char request[] = "GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+		"PUT /v1/phase HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"phase\":\"DRAIN\",\"self\":true}\r\n";
+	static const char junk[65536];
+	struct fixture *f = *state;
+	int fd = connect_unix(f), idle = 0;
+	size_t sent = 0;
+
+	assert_true(write(fd, request, strlen(request)) > 0);
+	free(answer_until(f, fd, "\r\n\r\n"));
+	while (idle < 101 && sent < 32 << 20) {
+		ssize_t n = write(fd, junk, sizeof(junk));
+
+		turn(f);
+		idle = n < 0 ? idle + 1 : 0;
+		sent += n > 0 ? n : 0;
+	}
+	assert_in_range(sent, 1, 4 << 20);
+	assert_int_equal(f->phases, 0);
+	publish(f);
+	stream_flush(f->stream);
+	free(answer_until(f, fd, "\"seq\":0,"));
+	close(fd);
+}
+
+static void test_keep_alive(void **state)
+{
+	static const char request[] = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+		"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
+		"GET /v1/subjects HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+	struct fixture *f = *state;
+	char *answer = ask(f, connect_unix(f), request);
+
+	assert_int_equal(count(answer, "HTTP/1.1 200 OK\r\n"), 2);
+	assert_int_equal(count(answer, "HTTP/1.1 404 "), 1);
+	free(answer);
+}
+
+static void test_stop_with_followers(void **state)
+{
+	static const char request[] = "GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+	struct fixture *f = *state;
+	int fds[7], half = connect_unix(f), idle = connect_tcp(f);
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = i % 2 ? connect_unix(f) : connect_tcp(f);
+		assert_true(write(fds[i], request, strlen(request)) > 0);
+		free(answer_until(f, fds[i], "\r\n\r\n"));
+	}
+	assert_int_equal(write(half, "GET /hea", 8), 8);
+	turn(f);
+	publish(f); /* and not flushed */
+	api_free(f->api);
+	f->api = NULL;
+	publish(f);
+	stream_flush(f->stream);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		free(answer_until(f, fds[i], NULL));
+		close(fds[i]);
+	}
+	close(half);
+	close(idle);
+	assert_int_equal(access(f->socket, F_OK), -1);
+}
+
+/* ---- the socket ---- */
+
+static void test_socket_is_for_everybody(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+
+	assert_int_equal(stat(f->socket, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0666);
+}
+
+static void assert_not_started(struct fixture *f, const char *path, const char *listen, int err,
+	const char *word)
+{
+	struct api *api = NULL;
+	char why[256] = "";
+
+	assert_int_equal(api_new(&api, &f->context, path, listen, why, sizeof(why)), err);
+	assert_null(api);
+	if (!strstr(why, word))
+		fail_msg("no \"%s\" in: %s", word, why);
+}
+
+static void test_socket_that_is_served_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_not_started(f, f->socket, "", -EADDRINUSE, f->socket);
+	free(get(f, "/healthz"));
+}
+
+static void test_stale_socket_is_replaced(void **state)
+{
+	struct fixture *f = *state;
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd;
+
+	api_free(f->api);
+	f->api = NULL;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	strcpy(addr.sun_path, f->socket);
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	close(fd);
+	start_api(f);
+	free(get(f, "/healthz"));
+}
+
+static void test_other_files_are_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	char path[96];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/file", f->dir);
+	fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_not_started(f, path, "", -EADDRINUSE, path);
+	assert_int_equal(unlink(path), 0);
+	assert_not_started(f, f->dir, "", -EADDRINUSE, f->dir);
+}
+
+/* The TCP address is taken: then there is no Unix socket either. */
+static void test_failure_leaves_no_socket(void **state)
+{
+	struct fixture *f = *state;
+	char path[96];
+
+	snprintf(path, sizeof(path), "%s/other", f->dir);
+	assert_not_started(f, path, f->listen, -EADDRINUSE, f->listen);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_not_started(f, path, "nonsense", -EINVAL, "nonsense");
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static void test_successors_socket_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	struct api *first = f->api;
+
+	assert_int_equal(unlink(f->socket), 0);
+	f->listen[0] = '\0';
+	start_api(f);
+	api_free(first);
+	free(get(f, "/healthz"));
+}
+
+static void test_path_too_long(void **state)
+{
+	struct fixture *f = *state;
+	char path[200];
+
+	memset(path, 'a', sizeof(path));
+	path[0] = '/';
+	path[108] = '\0';
+	assert_not_started(f, path, "", -ENAMETOOLONG, "107");
+}
+
+#define TEST_SERVED(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_may_declare_oneself_and_descendants),
+		cmocka_unit_test(test_may_declare_a_parent_of_the_same_user_only),
+		cmocka_unit_test(test_may_not_declare_nobody),
+		cmocka_unit_test(test_may_declare_nothing_when_gone),
+		cmocka_unit_test(test_may_not_declare_with_a_reused_pid),
+		cmocka_unit_test(test_parse_listen),
+		TEST_SERVED(test_healthz),
+		TEST_SERVED(test_errors_are_json),
+		TEST_SERVED(test_bad_queries),
+		TEST_SERVED(test_too_many_pids),
+		TEST_SERVED(test_bad_bodies),
+		TEST_SERVED(test_large_requests),
+		TEST_SERVED(test_declare),
+		TEST_SERVED(test_declare_what_is_not_yours),
+		TEST_SERVED(test_declare_over_tcp),
+		TEST_SERVED(test_subjects),
+		TEST_SERVED(test_recent_events),
+		TEST_SERVED(test_follow),
+		TEST_SERVED(test_followers_come_and_go),
+		TEST_SERVED(test_follower_that_sends),
+		TEST_SERVED(test_keep_alive),
+		TEST_SERVED(test_stop_with_followers),
+		TEST_SERVED(test_socket_is_for_everybody),
+		TEST_SERVED(test_socket_that_is_served_is_left_alone),
+		TEST_SERVED(test_stale_socket_is_replaced),
+		TEST_SERVED(test_other_files_are_left_alone),
+		TEST_SERVED(test_failure_leaves_no_socket),
+		TEST_SERVED(test_successors_socket_is_left_alone),
+		TEST_SERVED(test_path_too_long),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
