@@ -98,14 +98,19 @@ bool api_may_declare(pid_t peer, uid_t uid, pid_t pid)
 {
 	struct proc_stat target, self;
 
-	if (uid == 0 || proc_descends(pid, peer))
+	if (uid == 0)
+		return true;
+	/* whoever connected may be gone, and its pid somebody else's */
+	if (proc_read(peer, &self) < 0 || self.euid != uid)
+		return false;
+	if (proc_descends(pid, peer))
 		return true;
 	/*
 	 * A command that a service runs speaks for it: the parent, if it is the same user's, who
 	 * might as well kill it.
 	 */
-	return proc_read(peer, &self) == 0 && self.ppid == pid && proc_read(pid, &target) == 0 &&
-	       target.uid == uid && target.euid == uid;
+	return self.ppid == pid && proc_read(pid, &target) == 0 && target.uid == uid &&
+	       target.euid == uid;
 }
 
 static pid_t parent_of(pid_t pid)
@@ -332,8 +337,8 @@ static int parse_filter(const struct evkeyvalq *query, struct stream_filter *f, 
 			if (!err)
 				*last = number;
 		} else if (strcmp(q->key, "follow") == 0) {
-			err = 0;
 			*follow = strcmp(q->value, "1") == 0;
+			err = *follow || strcmp(q->value, "0") == 0 ? 0 : -EINVAL;
 		} else {
 			err = -ENOENT;
 		}
@@ -607,15 +612,15 @@ static int listen_unix(struct api *api, const char *path, char *why, size_t len)
 
 int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_len)
 {
+	const char *port = strrchr(where, ':');
 	struct sockaddr_storage addr;
 	int len = sizeof(addr);
-	in_port_t port;
+	uint64_t number;
 
-	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &len) < 0)
+	/* which libevent reads with atoi(), and does not insist on */
+	if (!port || parse_u64(port + 1, &number) < 0 || number < 1 || number > 65535)
 		return -EINVAL;
-	port = addr.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&addr)->sin6_port :
-					    ((struct sockaddr_in *)&addr)->sin_port;
-	if (!port) /* the parser's default */
+	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &len) < 0)
 		return -EINVAL;
 	*ret = addr;
 	*ret_len = len;

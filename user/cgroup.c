@@ -44,7 +44,7 @@ static int open_by_id(int root, uint64_t id, int flags)
 		.id = id };
 	int fd = open_by_handle_at(root, &h.handle, flags | O_CLOEXEC);
 
-	return fd < 0 ? -errno : fd;
+	return fd >= 0 ? fd : errno == ESTALE ? -ESRCH : -errno;
 }
 
 static ssize_t path_of(int fd, char *buf, size_t size)
@@ -76,11 +76,11 @@ char *cgroup_path(int root, uint64_t id)
 	return strdup(path[top_len] ? path + top_len : "/");
 }
 
-bool cgroup_exists(int root, uint64_t id)
+int cgroup_check(int root, uint64_t id)
 {
 	_cleanup_(closep) int fd = open_by_id(root, id, O_PATH);
 
-	return fd >= 0;
+	return fd < 0 ? fd : 0;
 }
 
 struct pids {
@@ -156,7 +156,7 @@ int cgroup_pids(int root, uint64_t id, pid_t **ret, size_t *n)
 	struct pids p = { 0 };
 
 	if (fd < 0)
-		return fd == -ESTALE ? -ENOENT : fd;
+		return fd;
 	err = add_below(&p, fd, 0);
 	if (err) {
 		free(p.pids);

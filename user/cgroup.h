@@ -3,7 +3,6 @@
 #ifndef PW_CGROUP_H
 #define PW_CGROUP_H
 
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -13,8 +12,9 @@
 int cgroup_find(int root, const char *path, uint64_t *ret_id);
 /* Its path below the root, malloc'ed; NULL: it is gone. */
 char *cgroup_path(int root, uint64_t id);
-bool cgroup_exists(int root, uint64_t id);
-/* The processes in it and below, malloc'ed. -ENOENT: it is gone. */
+/* 0: it is there; -ESRCH: it is gone. */
+int cgroup_check(int root, uint64_t id);
+/* The processes in it and below, malloc'ed. -ESRCH: it is gone. */
 int cgroup_pids(int root, uint64_t id, pid_t **ret, size_t *n);
 
 #endif /* PW_CGROUP_H */

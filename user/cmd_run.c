@@ -173,6 +173,7 @@ static int on_record(void *arg, void *data, size_t size)
 
 static void publish_report(struct daemon *d, const struct report *r)
 {
+	const struct report_declared *began = r->drain.time_ns ? &r->drain : &r->shutdown;
 	const struct report_names names = { d->realtime_offset_ns, clock_boot_ns() };
 	_cleanup_(json_free) struct json_out j = { 0 };
 	struct event e = { .type = PW_EV_DRAIN, .time_ns = clock_boot_ns() };
@@ -180,9 +181,10 @@ static void publish_report(struct daemon *d, const struct report *r)
 	report_write(&j, NULL, r, &names);
 	if (j.failed)
 		return;
-	e.drain = (struct event_drain){ r->key,
-		r->shutdown.time_ns ? PW_SHUTDOWN : PW_DRAIN, j.text, j.len };
-	publish(d, &e, NULL);
+	e.drain = (struct event_drain){ .key = r->key, .epoch = began->epoch,
+		.source = began->source, .json = j.text, .len = j.len,
+		.phase = r->shutdown.time_ns ? PW_SHUTDOWN : PW_DRAIN };
+	publish(d, &e, r->name[0] ? r->name : NULL);
 	stream_flush(d->stream);
 }
 

@@ -312,6 +312,7 @@ void event_write(struct json_out *j, const struct event *e, const struct event_n
 		write_backlog(j, e, names);
 		break;
 	case PW_EV_DRAIN:
+		event_write_subject(j, &e->drain.key, e->drain.epoch, e->drain.source, names->subject);
 		json_raw(j, ",\"report\":", 10);
 		json_raw(j, e->drain.json, e->drain.len);
 		break;

@@ -33,7 +33,9 @@ struct event_backlog {
 /* A drain report, as a JSON object. */
 struct event_drain {
 	struct pw_subject_key key;
+	uint64_t epoch;
 	uint32_t phase;
+	uint32_t source;
 	const char *json;
 	size_t len;
 };

@@ -681,11 +681,11 @@ static void stamp_borrowed(int fd, int state, void *arg)
 int kernel_snapshot(
 	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n)
 {
-	int prog = k->private->progs[spec_index("pw_snapshot")];
+	int hook = spec_index("pw_snapshot"), prog = k->private->progs[hook];
 	char nothing[1];
 	ssize_t err;
 
-	if (prog < 0) {
+	if (k->hooks[hook].error) {
 		if (pass == PW_PASS_CONNECTIONS)
 			for (size_t i = 0; i < n; i++)
 				borrow_tcp_sockets(pids[i], stamp_borrowed, k);

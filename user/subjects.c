@@ -391,14 +391,29 @@ static int found_headless(struct subjects *s, const struct pw_subject_key *key,
 		if (!subject)
 			return -ENOMEM;
 		subject->now = *d;
+		complete(&subject->now, 0);
 	}
-	if (subject)
+	if (subject) {
 		subject->seen = s->scan;
-	else {
+	} else {
 		bpf_map_delete_elem(s->k->phases, key);
 		bpf_map_delete_elem(s->k->stats, key);
 	}
 	return 0;
+}
+
+/* 0: what was declared exists, and `stat` tells of a process; -ESRCH: it is gone. */
+static int look_up(struct subjects *s, const struct pw_subject_key *key, uint64_t start_ns,
+	struct proc_stat *stat)
+{
+	int err;
+
+	if (key->kind == PW_KIND_CGROUP)
+		return cgroup_check(proc_names_cgroup_root(s->names), key->id);
+	err = proc_read(key->id, stat);
+	if (!err && !pw_same_start(start_ns, stat->start_ns))
+		err = -ESRCH;
+	return err;
 }
 
 static bool valid_key(const struct pw_subject_key *key)
@@ -415,9 +430,10 @@ static bool was_set_up(struct subjects *s, const struct subject *subject)
 	struct pw_member member;
 	struct pw_stats stats;
 
-	return subject->key.kind == PW_KIND_CGROUP ?
-		       bpf_map_lookup_elem(s->k->stats, &subject->key, &stats) == 0 :
-		       own_member(s, subject, &member);
+	if (subject->key.kind == PW_KIND_CGROUP)
+		return s->scan <= 1 &&
+		       bpf_map_lookup_elem(s->k->stats, &subject->key, &stats) == 0;
+	return own_member(s, subject, &member);
 }
 
 static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
@@ -434,11 +450,14 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 		subject->seen = s->scan;
 		return 0;
 	}
-	if (key->kind == PW_KIND_CGROUP ?
-			!cgroup_exists(proc_names_cgroup_root(s->names), key->id) :
-			proc_read(key->id, &stat) < 0 ||
-				!pw_same_start(d.start_ns, stat.start_ns))
+	err = look_up(s, key, d.start_ns, &stat);
+	if (err == -ESRCH)
 		return found_headless(s, key, &d, subject);
+	if (err) { /* such as no file descriptors left: nothing is known, nothing changes */
+		if (subject)
+			subject->seen = s->scan;
+		return err;
+	}
 	if (!subject) {
 		subject = add(s, key);
 		if (!subject)
@@ -457,8 +476,8 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 	subject->seen = s->scan;
 	complete(&d, stat.start_ns);
 	subject->now = d;
-	if (is_new && s->scan == 1 && was_set_up(s, subject))
-		return 0; /* by an earlier daemon */
+	if (is_new && was_set_up(s, subject)) /* by an earlier daemon */
+		return write_declaration(s, subject);
 	if (is_new)
 		err = set_up(s, subject, true);
 	if (!err)
@@ -615,11 +634,10 @@ static bool anybody_left(struct subjects *s, const struct subject *subject)
 
 	if (subjects_stats(s, subject, &stats) == 0 && stats.members > 0)
 		return true;
-	if (subject->key.kind == PW_KIND_CGROUP) /* a service may yet be started in it */
-		return subject->now.phase < PW_DRAIN &&
-		       cgroup_exists(proc_names_cgroup_root(s->names), subject->key.id);
-	return proc_read(subject->key.id, &stat) == 0 &&
-	       pw_same_start(stat.start_ns, subject->now.start_ns);
+	/* in an empty cgroup a service may yet be started */
+	if (subject->key.kind == PW_KIND_CGROUP && subject->now.phase >= PW_DRAIN)
+		return false;
+	return look_up(s, &subject->key, subject->now.start_ns, &stat) != -ESRCH;
 }
 
 struct gone {

@@ -15,6 +15,7 @@
 #include <event2/event.h>
 
 #include "api.h"
+#include "drain.h"
 #include "proc.h"
 #include "util.h"
 
@@ -199,6 +200,7 @@ struct fixture {
 	struct subjects *subjects;
 	struct stream *stream;
 	struct api_context context;
+	struct drains *drains;
 	struct api *api;
 	char dir[64], socket[96], listen[32];
 	uint16_t port;
@@ -207,6 +209,10 @@ struct fixture {
 	unsigned int phases;
 	uint64_t seq;
 };
+
+static void on_end(const struct subject *s, bool nobody_left, void *arg)
+{
+}
 
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
@@ -296,8 +302,12 @@ static int set_up(void **state)
 	f->base = event_base_new();
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(stream_new(&f->stream), 0);
-	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, on_phase, f), 0);
-	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->stream, "n1", catch_up, f };
+	assert_int_equal(drains_new(&f->drains), 0);
+	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names,
+				 &(struct subjects_listener){ on_phase, on_end, f }),
+		0);
+	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->drains, f->stream, "n1",
+		catch_up, f };
 	add_subject(f);
 
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
@@ -318,6 +328,7 @@ static int tear_down(void **state)
 
 	api_free(f->api);
 	subjects_free(f->subjects);
+	drains_free(f->drains);
 	stream_free(f->stream);
 	proc_names_free(f->names);
 	event_base_free(f->base);

@@ -103,10 +103,10 @@ static void test_lost(void **state)
 
 static void test_unknown_type_shows_its_own_fields(void **state)
 {
-	shown("{\"time\":\"2026-11-23T12:04:31.207Z\",\"type\":\"backlog\",\"dropped\":3,"
+	shown("{\"time\":\"2026-11-23T12:04:31.207Z\",\"type\":\"futures\",\"dropped\":3,"
 	      "\"subject\":{\"kind\":\"cgroup\",\"id\":77,\"name\":\"frontend\"},"
 	      "\"since_exit_ns\":800000000,\"ok\":true,\"how\":\"fin\",\"deep\":{\"a\":1}}",
-		"12:04:31.207  backlog  frontend"
+		"12:04:31.207  futures  frontend"
 		"                                                                                "
 		"dropped 3  since_exit 800.0ms  ok true  how fin\n");
 }

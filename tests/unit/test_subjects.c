@@ -132,6 +132,10 @@ static void on_phase(const struct subject *subject, const struct event_phase *p,
 	strcpy(f->told_name, subject->name);
 }
 
+static void on_end(const struct subject *s, bool nobody_left, void *arg)
+{
+}
+
 static pid_t start_child(uint64_t *start_ns)
 {
 	pid_t parent = getpid(), pid = fork();
@@ -176,7 +180,9 @@ static int set_up(void **state)
 	if (f->k.phases < 0)
 		return 0; /* not allowed: the tests skip themselves */
 	assert_int_equal(proc_names_new(&f->names), 0);
-	assert_int_equal(subjects_new(&f->s, &f->k, f->names, on_phase, f), 0);
+	assert_int_equal(subjects_new(&f->s, &f->k, f->names,
+				 &(struct subjects_listener){ on_phase, on_end, f }),
+		0);
 	f->pid = start_child(&f->start_ns);
 	return 0;
 }
