@@ -214,6 +214,7 @@ struct pw_stats {
 	__u64 requests_misrouted;
 	__u64 last_misrouted_ns; /* when it arrived */
 	__u64 last_released_ns;  /* when the last connection was closed */
+	__u64 drain_jiffies;     /* just before the drain was declared */
 	__s64 inflight; /* accepted and not released */
 	__s64 members;
 	__u64 life; /* when it was made: tells this subject from an earlier one with the same key */

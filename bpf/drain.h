@@ -51,9 +51,11 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	struct pw_verdict_on on;
 	struct pw_stats *stats;
 	struct pw_ends ends;
+	int first;
 
 	if (!conn->subject || (conn->was_read && conn->answered_seq == write_seq))
 		return;
+	first = !conn->was_read;
 	conn->answered_seq = write_seq;
 	conn->was_read = 1;
 	if (conn->requests < 0xffff)
@@ -66,10 +68,15 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	/* of a connection younger than the drain the accept was judged already */
 	if (conn->established_ns >= (d->entered_ns[PW_DRAIN - 1] ?: on.since_ns))
 		on.verdict = PW_OK;
+	stats = pw_stats_of(&key);
+	/* what waited with its connection in the accept queue came before the drain, to a tick */
+	if (stats && first &&
+		(__s32)(BPF_CORE_READ((struct tcp_sock *)sk, inet_conn.icsk_ack.lrcvtime) -
+			(__u32)stats->drain_jiffies) <= 0)
+		on.verdict = PW_OK;
 	if (on.verdict != PW_OK)
 		pw_find_ends(sk, 1, &on, &ends);
 	pw_count_request(on.phase, on.verdict);
-	stats = pw_stats_of(&key);
 	if (stats) {
 		pw_add(stats->requests, 1);
 		if (on.verdict == PW_MISROUTED) {

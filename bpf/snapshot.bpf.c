@@ -147,6 +147,7 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct pw_subject_key key;
 	struct pw_port port = {};
+	struct pw_stats *stats;
 	struct socket *socket;
 	struct sock *sk;
 	__u16 family;
@@ -172,6 +173,11 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	}
 	if (!pw_subject_of(task, &key))
 		return 0;
+	if (ctl->snapshot == PW_PASS_TURNS) {
+		stats = pw_stats_of(&key);
+		if (stats)
+			stats->drain_jiffies = bpf_jiffies64();
+	}
 	port.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	port.port = sk->__sk_common.skc_num;
 	if (state == TCP_LISTEN)

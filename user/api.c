@@ -461,8 +461,7 @@ static void list_report(const struct report *r, void *arg)
 static void get_reports(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
-	struct reports reports = { &j,
-		{ clock_ns(CLOCK_REALTIME) - clock_boot_ns(), clock_boot_ns() } };
+	struct reports reports = { &j, { *api->c.realtime_offset_ns, clock_boot_ns() } };
 
 	json_open(&j, NULL, '{');
 	json_u64(&j, "schema", 1);

@@ -29,6 +29,7 @@
 #define RECONCILE_MS 1000
 #define BATCH 4096 /* records between two looks at the sockets */
 #define BACKLOGS 16
+#define CLOCK_STEP_NS 1000000
 #define BACKLOG_NS 100000000ULL
 
 struct run_options {
@@ -118,26 +119,46 @@ static void publish_backlog(struct daemon *d, struct event *backlog)
 
 static void flush_backlogs(struct daemon *d, uint64_t before_ns)
 {
+	bool any = false;
+
 	for (size_t i = 0; i < BACKLOGS; i++)
-		if (d->backlogs[i].backlog.dropped && d->backlogs[i].time_ns < before_ns)
+		if (d->backlogs[i].backlog.dropped && d->backlogs[i].time_ns < before_ns) {
 			publish_backlog(d, &d->backlogs[i]);
+			any = true;
+		}
+	if (any)
+		stream_flush(d->stream);
+}
+
+/* The slot of the closing process and listener; what else was in it is published. */
+static struct event *backlog_slot(struct daemon *d, const struct pw_conn_record *r)
+{
+	struct event *slot = &d->backlogs[r->process.pid % BACKLOGS];
+	struct event_backlog *b = &slot->backlog;
+
+	if (b->process.pid == r->process.pid && b->listener.dport == r->tuple.dport &&
+		b->listener.netns == r->tuple.netns)
+		return slot;
+	if (b->dropped)
+		publish_backlog(d, slot);
+	*slot = (struct event){ .type = PW_EV_BACKLOG,
+		.backlog = { r->process, r->on, r->tuple, 0 } };
+	return slot;
+}
+
+/* Comes before its drops, and knows the listener's own address, where they know their own. */
+static void on_unlisten(struct daemon *d, const struct event *e)
+{
+	backlog_slot(d, &e->conn)->backlog.listener = e->conn.tuple;
 }
 
 static void on_drop(struct daemon *d, const struct event *e)
 {
-	const struct pw_conn_record *r = &e->conn;
-	struct event *slot = &d->backlogs[r->process.pid % BACKLOGS];
-	struct event_backlog *b = &slot->backlog;
+	struct event *slot = backlog_slot(d, &e->conn);
 
-	if (b->dropped && (b->process.pid != r->process.pid ||
-				  b->listener.dport != r->tuple.dport ||
-				  b->listener.netns != r->tuple.netns))
-		publish_backlog(d, slot);
-	if (!b->dropped)
-		*slot = (struct event){ .type = PW_EV_BACKLOG,
-			.backlog = { r->process, r->on, r->tuple, 0 } };
 	slot->time_ns = e->time_ns;
-	b->dropped++;
+	slot->backlog.on = e->conn.on;
+	slot->backlog.dropped++;
 }
 
 static int on_record(void *arg, void *data, size_t size)
@@ -161,6 +182,8 @@ static int on_record(void *arg, void *data, size_t size)
 		on_drop(d, &e);
 		break;
 	case PW_EV_UNLISTEN:
+		on_unlisten(d, &e);
+		break;
 	case PW_EV_SIGNAL:
 		break;
 	default:
@@ -261,10 +284,19 @@ static void look_for_losses(struct daemon *d)
 	d->counters = now;
 }
 
+/* The two clocks are not read at one moment: only a real step of the wall clock counts. */
+static void follow_clock(struct daemon *d)
+{
+	uint64_t now = clock_ns(CLOCK_REALTIME) - clock_boot_ns();
+
+	if (llabs((int64_t)(now - d->realtime_offset_ns)) > CLOCK_STEP_NS)
+		d->realtime_offset_ns = now;
+}
+
 /* Returns whether there was anything. */
 static bool drain(struct daemon *d)
 {
-	d->realtime_offset_ns = clock_ns(CLOCK_REALTIME) - clock_boot_ns();
+	follow_clock(d);
 	d->batch = 0;
 	ring_buffer__consume(d->ring);
 	/* a listener's end takes its queue with it in one go */
@@ -415,7 +447,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		return err;
 	}
 	context = (struct api_context){ d->base, d->kernel, d->subjects, d->drains, d->stream, d->node,
-		catch_up, d };
+		&d->realtime_offset_ns, catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
 	if (err)
 		return err;

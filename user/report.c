@@ -370,9 +370,9 @@ static void write_quantiles(struct json_out *j, const char *key, const struct hi
 	if (!h || !h->count)
 		return;
 	json_open(j, key, '{');
-	json_u64(j, "p50", histogram_quantile(h, 0.5));
-	json_u64(j, "p99", histogram_quantile(h, 0.99));
-	json_u64(j, "max", h->max);
+	json_u64(j, "p50_ns", histogram_quantile(h, 0.5));
+	json_u64(j, "p99_ns", histogram_quantile(h, 0.99));
+	json_u64(j, "max_ns", h->max);
 	json_close(j, '}');
 }
 
@@ -446,8 +446,8 @@ void report_write(struct json_out *j, const char *key, const struct report *r,
 	write_inflight(j, r);
 	write_costs(j, r);
 	write_connects(j, r);
-	write_quantiles(j, "queue_ns", r->queue);
-	write_quantiles(j, "connect_ns", r->connect);
+	write_quantiles(j, "queue", r->queue);
+	write_quantiles(j, "connect", r->connect);
 	write_top(j, "clients", "clients_other", r->clients, write_client);
 	write_top(j, "peers", "peers_other", r->peers, write_peer);
 	if (r->lost)
@@ -544,9 +544,9 @@ static void put_quantiles(FILE *out, const char *label, const json_t *quantiles)
 	if (!json_is_object(quantiles))
 		return;
 	fprintf(out, "    %s p50 ", label);
-	put_duration(out, number(quantiles, "p50"));
+	put_duration(out, number(quantiles, "p50_ns"));
 	fputs("  p99 ", out);
-	put_duration(out, number(quantiles, "p99"));
+	put_duration(out, number(quantiles, "p99_ns"));
 }
 
 static void put_arrivals(FILE *out, const json_t *report)
@@ -555,7 +555,7 @@ static void put_arrivals(FILE *out, const json_t *report)
 
 	put_share(out, arrivals, "accepts");
 	put_expected(out, arrivals);
-	put_quantiles(out, "queue", json_object_get(report, "queue_ns"));
+	put_quantiles(out, "queue", json_object_get(report, "queue"));
 }
 
 static void put_requests(FILE *out, const json_t *report)
@@ -649,7 +649,7 @@ static void put_connects(FILE *out, const json_t *report)
 	put_number(out, misrouted);
 	put_expected(out, connects);
 	put_part(out, ", ", number(connects, "failed"), " failed");
-	put_quantiles(out, "connect", json_object_get(report, "connect_ns"));
+	put_quantiles(out, "connect", json_object_get(report, "connect"));
 }
 
 static void put_who(FILE *out, const json_t *who, size_t *printed, uint64_t *others)
