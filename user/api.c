@@ -33,6 +33,7 @@
 struct api {
 	struct api_context c;
 	struct evhttp *http;
+	struct evconnlistener *listeners[2];
 	char *socket_path;
 	dev_t socket_dev;
 	ino_t socket_ino;
@@ -120,13 +121,18 @@ static pid_t parent_of(pid_t pid)
 	return proc_read(pid, &s) == 0 ? s.ppid : 0;
 }
 
-/* Who is worth naming: behind our own command line, whoever ran it. */
+/*
+ * Who is worth naming: behind our own command line, whoever ran it. Any process can call itself that,
+ * and put the blame on its parent: on one of its own user only.
+ */
 static pid_t declarer(pid_t peer)
 {
-	struct proc_stat s;
+	struct proc_stat s, parent;
 
-	return proc_read(peer, &s) == 0 && strcmp(s.comm, "phasewatch") == 0 && s.ppid > 0 ? s.ppid :
-											      peer;
+	if (proc_read(peer, &s) < 0 || strcmp(s.comm, "phasewatch") != 0 ||
+		proc_read(s.ppid, &parent) < 0 || parent.uid != s.uid)
+		return peer;
+	return s.ppid;
 }
 
 /* Which process or cgroup the body means. */
@@ -550,6 +556,33 @@ static void serve(struct evhttp_request *req, void *arg)
 
 /* ---- sockets ---- */
 
+/* What waits would be tried again at once, for ever: not before api_accept_again(). */
+static void accept_failed(struct evconnlistener *listener, void *arg)
+{
+	log_warning("cannot accept a connection: %s", strerror(errno));
+	evconnlistener_disable(listener);
+}
+
+void api_accept_again(struct api *api)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(api->listeners); i++)
+		if (api->listeners[i])
+			evconnlistener_enable(api->listeners[i]);
+}
+
+/* Takes the file descriptor. */
+static int serve_on(struct api *api, int fd)
+{
+	struct evhttp_bound_socket *bound = evhttp_accept_socket_with_handle(api->http, fd);
+	struct evconnlistener **l = &api->listeners[api->listeners[0] != NULL];
+
+	if (!bound)
+		return -ENOMEM;
+	*l = evhttp_bound_socket_get_listener(bound);
+	evconnlistener_set_error_cb(*l, accept_failed);
+	return 0;
+}
+
 /* True if somebody answers there: then it is not ours to replace. */
 static bool is_served(const struct sockaddr_un *addr)
 {
@@ -601,7 +634,7 @@ static int listen_unix(struct api *api, const char *path, char *why, size_t len)
 	api->socket_path = strdup(path);
 	api->socket_dev = st.st_dev;
 	api->socket_ino = st.st_ino;
-	if (!api->socket_path || evhttp_accept_socket(api->http, fd) < 0) {
+	if (!api->socket_path || serve_on(api, fd) < 0) {
 		unlink(path);
 		return fail_with(why, len, -ENOMEM, "out of memory");
 	}
@@ -640,7 +673,7 @@ static int listen_tcp(struct api *api, const char *where, char *why, size_t len)
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0 || listen(fd, BACKLOG) < 0)
 		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
-	if (evhttp_accept_socket(api->http, fd) < 0)
+	if (serve_on(api, fd) < 0)
 		return fail_with(why, len, -ENOMEM, "out of memory");
 	fd = -1;
 	return 0;

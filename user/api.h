@@ -34,6 +34,12 @@ int api_new(struct api **ret, const struct api_context *context, const char *soc
 /* Removes the socket as well. */
 void api_free(struct api *api);
 
+/*
+ * Where no file descriptor was left for a connection, accepting has ended: to be called once a
+ * second or so, to go on.
+ */
+void api_accept_again(struct api *api);
+
 /* ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, with a port from 1 on. 0 or -EINVAL. */
 int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_len);
 

@@ -342,6 +342,7 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 	struct daemon *d = arg;
 	int err;
 
+	api_accept_again(d->api);
 	drain(d);
 	if (drains_running(d->drains))
 		subjects_for_each(d->subjects, follow_drain, d);
