@@ -36,10 +36,11 @@ const struct opts_spec report_spec = {
 	.name = "report",
 	.args = "[SUBJECT]",
 	.summary = "show what a drain did and cost",
-	.details = "SUBJECT is a name, name[pid] or pid, as 'phasewatch ps' shows them; without it, "
-		   "all drains. Those that still run come last. New connections are those that came "
-		   "after DRAIN, of all that the subject accepted since its last drain; late requests "
-		   "those on older connections, of all requests meanwhile.",
+	.details =
+		"SUBJECT is a name, name[pid] or pid, as 'phasewatch ps' shows them; without it, "
+		"reports of all subjects. Drains that still run come last. New connections are "
+		"those that came after DRAIN, of all that the subject accepted since its last "
+		"drain; late requests those on older connections, of all requests meanwhile.",
 	.options = options,
 	.max_args = 1,
 };

@@ -12,7 +12,7 @@
 struct drain {
 	struct report r; /* first: its first member is the tree's key */
 	TAILQ_ENTRY(drain) link;
-	/* Hashes of the connections with late requests, 0: free; a power of two, half of them used. */
+	/* Hashes of the connections with late requests, 0: free; a power of two, half used. */
 	uint64_t *slots;
 	size_t n_slots;
 };
@@ -259,8 +259,9 @@ void drains_lost(struct drains *d, uint64_t count, uint64_t now_ns)
 /* ---- which drain a record belongs to ---- */
 
 /*
- * Judged in DRAIN or SHUTDOWN, it belongs to the drain that this was declared in: a refusal comes long
- * after the end. Otherwise the time tells; a signal that is what declared the drain came before it.
+ * Judged in DRAIN or SHUTDOWN, it belongs to the drain that this was declared in: a refusal comes
+ * long after the end. Otherwise the time tells; a signal that is what declared the drain came
+ * before it.
  */
 static bool belongs(const struct report *r, const struct event *e, const struct pw_verdict_on *on)
 {
@@ -510,7 +511,7 @@ void drains_event(struct drains *d, const struct event *e)
 	const struct pw_verdict_on *on = event_verdict_on(e);
 	struct drain *drain;
 
-	if (!on || (is_judged_by_phase(e->type) && on->phase != PW_DRAIN && on->phase != PW_SHUTDOWN))
+	if (!on || (is_judged_by_phase(e->type) && on->phase < PW_DRAIN))
 		return;
 	drain = drain_of(d, e, on);
 	if (!drain)

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Drains, from the records of the kernel half to reports. Pure: the caller feeds what it sees, in any
- * order that the ring buffer gives, and publishes what has ended.
+ * Drains, from the records of the kernel half to reports. Pure: the caller feeds what it sees, in
+ * any order that the ring buffer gives, and publishes what has ended.
  *
- *	            DRAIN, SHUTDOWN                  nobody left, ACTIVE, new epoch, taken away
- *	(no drain) ----------------> running drain ---------------------------------------------> report
- *	                              ^ events, stats, losses               ^ late events (REFUSED)
+ *	            DRAIN, SHUTDOWN                 nobody left, ACTIVE, new epoch, taken away
+ *	(no drain) ---------------> running drain -------------------------------------> report
+ *	                             ^ events, stats, losses          late events (REFUSED) ^
  *
  * One running drain a subject; the last DRAINS_KEPT reports. A record belongs to the drain of its
- * subject and epoch; one that comes after the end still counts in the report. Where memory is short,
- * what could not be kept is absent from the report, never wrong.
+ * subject and epoch; one that comes after the end still counts in the report. Where memory is
+ * short, what could not be kept is absent from the report, never wrong.
  */
 #ifndef PW_DRAINS_H
 #define PW_DRAINS_H
@@ -31,10 +31,11 @@ int drains_new(struct drains **ret);
 void drains_free(struct drains *d);
 
 /*
- * A declaration took effect, whatever its phase. `stats` are the subject's counters as of now, NULL if
- * not known. *ended becomes the report of a drain that it ended, or NULL: valid until the next call
- * that ends one. -ENOMEM: the drain that begins is not followed (one that ended is in *ended anyway).
- * A drain by signal: call this before drains_event() with the SIGNAL record, so that it is in it.
+ * A declaration took effect, whatever its phase. `stats` are the subject's counters as of now,
+ * NULL if not known. *ended becomes the report of a drain that it ended, or NULL: valid until the
+ * next call that ends one. -ENOMEM: the drain that begins is not followed (one that ended is in
+ * *ended anyway). A drain by signal: call this before drains_event() with the SIGNAL record, so
+ * that it is in it.
  */
 int drains_phase(struct drains *d, const struct event_phase *p, const char *name,
 	const struct pw_stats *stats, uint64_t now_ns, const struct report **ended);
@@ -47,9 +48,10 @@ void drains_stats(struct drains *d, const struct pw_subject_key *key, const stru
 size_t drains_running(const struct drains *d);
 
 /*
- * Nobody is left (REPORT_EXITED: the end is the last EXIT record's time, or else now_ns), or nobody
- * declares it any more (REPORT_RELEASED). Call it after the ring buffer was read, with the counters as
- * they were after the last exit. NULL if it was not draining; else as *ended of drains_phase().
+ * Nobody is left (REPORT_EXITED: the end is the last EXIT record's time, or else now_ns), or
+ * nobody declares it any more (REPORT_RELEASED). Call it after the ring buffer was read, with the
+ * counters as they were after the last exit. NULL if it was not draining; else as *ended of
+ * drains_phase().
  */
 const struct report *drains_end(struct drains *d, const struct pw_subject_key *key,
 	enum report_end end, const struct pw_stats *stats, uint64_t now_ns);

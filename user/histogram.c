@@ -7,8 +7,9 @@
 #define SUB_BUCKETS (1u << HISTOGRAM_SUB_BITS)
 
 /*
- * Row 0 holds the values below SUB_BUCKETS, one each. Row n > 0 holds those of one power of two, which
- * are cut to SUB_BITS + 1 significant bits; the first of these is always set, so it is left out.
+ * Row 0 holds the values below SUB_BUCKETS, one each. Row n > 0 holds those of one power of two,
+ * which are cut to SUB_BITS + 1 significant bits; the first of these is always set, so it is left
+ * out.
  */
 static unsigned int bucket_of(uint64_t value)
 {

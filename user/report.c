@@ -14,7 +14,7 @@
 #include "text.h"
 #include "util.h"
 
-/* A daemon that learns of a drain this much later missed a part of it, and did not just look late. */
+/* A daemon that learns of a drain this late missed a part of it: it looks every second. */
 #define WATCHED_LATE_NS (2 * NS_PER_S)
 #define WRITTEN_ENTRIES 16
 #define PRINTED_ENTRIES 8

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The drain report: what one drain did, from its declaration to the end of the last process. The
- * daemon fills it in (drain.h) and writes it as JSON; the command reads that and shows it to people.
+ * daemon fills it in (drain.h) and writes it as JSON; the command reads that and shows it to
+ * people.
  */
 #ifndef PW_REPORT_H
 #define PW_REPORT_H
@@ -94,7 +95,8 @@ struct report {
 
 	/* NULL until there is something to count, or when memory was short. */
 	struct histogram *queue, *connect;
-	struct top *clients, *peers; /* of misrouted arrivals and refusals: by client, or else address */
+	/* Of misrouted arrivals and refusals: by client, or where that is not known by address. */
+	struct top *clients, *peers;
 };
 
 /* A drain may begin with SHUTDOWN. */

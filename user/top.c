@@ -4,7 +4,7 @@
 
 #include "top.h"
 
-/* The one that has the key, or else the one to give it to: a new one, or the first of the smallest. */
+/* The one that has the key, or else one to give it to: a new one, or the first of the smallest. */
 static struct top_entry *entry_for(struct top *t, const uint8_t key[TOP_KEY_LEN])
 {
 	struct top_entry *smallest = t->entries;

@@ -172,9 +172,10 @@ static void test_json(void **state)
 		"\"abandoned\":{\"total\":2,\"busy\":1,\"fin\":1,\"rst\":1},\"backlog_dropped\":3,"
 		"\"refused\":{\"count\":11,\"last_after_ns\":6100000000},"
 		"\"connects\":{\"misrouted\":5,\"grace\":0,\"ignored\":0,\"failed\":1},"
-		"\"queue_ns\":{\"p50\":12031,\"p99\":900000,\"max\":900000},"
+		"\"queue\":{\"p50_ns\":12031,\"p99_ns\":900000,\"max_ns\":900000},"
 		"\"clients\":[{\"comm\":\"haproxy\",\"pid\":911,\"count\":271}],"
-		"\"peers\":[{\"addr\":\"10.0.0.12\",\"count\":8},{\"addr\":\"fe80::1\",\"count\":1}]}");
+		"\"peers\":[{\"addr\":\"10.0.0.12\",\"count\":8},"
+		"{\"addr\":\"fe80::1\",\"count\":1}]}");
 }
 
 #define HEAD(extent, took)                                                                         \
@@ -218,7 +219,8 @@ static void test_markdown(void **state)
 		"\n"
 		"| at | what | detail |\n"
 		"| ---: | --- | --- |\n"
-		"| +0.000s | DRAIN declared | by deploy-hook\\[4099\\] uid 0, \"rolling update\" |\n"
+		"| +0.000s | DRAIN declared | "
+		"by deploy-hook\\[4099\\] uid 0, \"rolling update\" |\n"
 		"| +0.004s | first misrouted |  |\n"
 		"| +2.310s | last misrouted | settle time 2.310s |\n"
 		"| +5.000s | SIGTERM | from systemd\\[1\\] |\n"
@@ -230,7 +232,8 @@ static void test_markdown(void **state)
 		"| --- | --- |\n"
 		"| new connections | 57 of 1 904 (2.99 %)    queue p50 12us  p99 0.9ms |\n"
 		"| late requests | 212 of 230 (92.17 %) on 31 connections |\n"
-		"| in flight | 84 at the start, 2 at the end: 2 abandoned (1 busy; 1 reset, 1 closed) |\n"
+		"| in flight | 84 at the start, 2 at the end: "
+		"2 abandoned (1 busy; 1 reset, 1 closed) |\n"
 		"| backlog | 3 dropped, never accepted |\n"
 		"| refused | 11, the last 6.100s after its listener was closed |\n"
 		"| connects out | 5, 1 failed |\n"
@@ -251,7 +254,8 @@ static void test_a_running_drain_of_which_little_is_known(void **state)
 		"{\"subject\":{\"kind\":\"cgroup\",\"id\":77,\"epoch\":1,\"source\":\"map\"},"
 		"\"running\":true,\"declared\":\"2026-11-23T12:04:29.677000000Z\","
 		"\"duration_ns\":3000000000,"
-		"\"timeline\":[{\"at_ns\":0,\"what\":\"DRAIN declared\",\"detail\":\"source map\"}],"
+		"\"timeline\":[{\"at_ns\":0,\"what\":\"DRAIN declared\","
+		"\"detail\":\"source map\"}],"
 		"\"arrivals\":{\"misrouted\":0,\"grace\":0,\"ignored\":0},"
 		"\"requests\":{\"misrouted\":0,\"grace\":0,\"ignored\":0,\"connections\":0},"
 		"\"abandoned\":{\"total\":0,\"busy\":0,\"fin\":0,\"rst\":0},\"backlog_dropped\":0,"
@@ -299,7 +303,8 @@ static void test_every_other_line(void **state)
 	r.watched_ns = AFTER(62005);
 	r.has_stats = true;
 	r.first = (struct pw_stats){ .accepts = 2000000, .inflight = -1, .requests = first };
-	r.last = (struct pw_stats){ .accepts = 2000100, .inflight = 1000000, .requests = first + 3 };
+	r.last = (struct pw_stats){ .accepts = 2000100, .inflight = 1000000,
+		.requests = first + 3 };
 	r.accepts_before = 100;
 	r.accepts[PW_MISROUTED] = 100;
 	r.accepts[PW_GRACE] = 1234;
@@ -332,7 +337,8 @@ static void test_every_other_line(void **state)
 		 "  +0.700s  listener closed    port 443, the last of 3\n"
 		 "  +0.701s  listener closed    other ports, 2 in the backlog dropped\n"
 		 "  +1.000s  SHUTDOWN declared  source signal, \"why\"\n"
-		 "  new connections   100 of 2 000 000 (<0.01 %), 1 234 in the grace time, 5 ignored\n"
+		 "  new connections   100 of 2 000 000 (<0.01 %), 1 234 in the grace "
+		 "time, 5 ignored\n"
 		 "  late requests     1 of 3 (33.33 %) on 1 connection, 2 ignored\n"
 		 "  in flight         0 at the start, 1 000 000 now: 1 abandoned (1 closed)\n"
 		 "  backlog           10 dropped, never accepted\n"
@@ -385,7 +391,8 @@ static void test_released(void **state)
 
 static void assert_u64(const json_t *report, const char *object, const char *key, uint64_t expected)
 {
-	const json_t *value = json_object_get(object ? json_object_get(report, object) : report, key);
+	const json_t *in = object ? json_object_get(report, object) : report;
+	const json_t *value = json_object_get(in, key);
 
 	if (!json_is_integer(value))
 		fail_msg("no %s.%s", object ? object : "", key);
@@ -491,7 +498,8 @@ static void test_nothing_breaks_the_table(void **state)
 {
 	static const char *const json =
 		"{\"subject\":{\"kind\":\"cgroup\",\"name\":\"<b>*x*\\n# y\"},"
-		"\"timeline\":[{\"at_ns\":1,\"what\":\"a|b\",\"detail\":\"[l](u) `c` ~s~ \\\\ &lt;\"}]}";
+		"\"timeline\":[{\"at_ns\":1,\"what\":\"a|b\","
+		"\"detail\":\"[l](u) `c` ~s~ \\\\ &lt;\"}]}";
 	json_t *report = json_loads(json, 0, NULL);
 	_cleanup_(freep) char *text = printed(report, report_print_markdown);
 
@@ -512,7 +520,7 @@ static void test_ill_typed_fields(void **state)
 		"{\"subject\":5,\"timeline\":{},\"declared\":[],\"duration_ns\":-1}",
 		"{\"arrivals\":[],\"requests\":\"x\",\"inflight\":7,\"abandoned\":null,"
 		"\"refused\":{\"count\":\"many\"},\"clients\":{},\"peers\":3,\"lost\":1.5,"
-		"\"queue_ns\":7,\"declared\":\"yesterday\",\"processes\":true}",
+		"\"queue\":7,\"declared\":\"yesterday\",\"processes\":true}",
 	};
 	char expected[512];
 

@@ -54,7 +54,8 @@ static void test_empty(void **state)
 
 static void test_equal_counts_by_key(void **state)
 {
-	static const char *const keys[] = { "b", "ab", "a", "c" }, *const order[] = { "a", "ab", "b", "c" };
+	static const char *const keys[] = { "b", "ab", "a", "c" };
+	static const char *const order[] = { "a", "ab", "b", "c" };
 	const struct top_entry *sorted[TOP_ENTRIES];
 	struct top t = { 0 };
 
@@ -82,8 +83,8 @@ static void test_key_lengths(void **state)
 }
 
 /*
- * Heavy keys among many that come once or twice. What the algorithm promises holds of each entry, for
- * whichever order they come in.
+ * Heavy keys among many that come once or twice. What the algorithm promises holds of each entry,
+ * for whichever order they come in.
  */
 static void check_many(uint32_t stride)
 {
