@@ -61,10 +61,19 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	struct pw_verdict_on on;
 	struct pw_counters *c;
 	struct pw_ends ends;
+	__u64 established;
 
-	if (!conn || conn->judged || !conn->established_ns)
-		return;
-	conn->judged = 1;
+	if (conn) {
+		if (conn->judged || !conn->established_ns)
+			return;
+		conn->judged = 1;
+		established = conn->established_ns;
+	} else {
+		/* older than its listener's stamp; an accepted one has a struct socket */
+		if (BPF_CORE_READ(sk, sk_socket))
+			return;
+		established = pw_established_ns(sk);
+	}
 	d = pw_subject_of(task, &key);
 	if (!d)
 		return;
@@ -74,7 +83,7 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	if (c && on.verdict != PW_IGNORED)
 		pw_add(c->backlog_dropped, 1);
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, &ends, PW_EV_DROP, conn->established_ns, 0, 0);
+	pw_conn_emit(&process, &on, &ends, PW_EV_DROP, established, 0, 0);
 }
 
 static __always_inline struct net_device *pw_skb_dev(struct sk_buff *skb)

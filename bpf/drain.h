@@ -16,6 +16,7 @@ static __always_inline int pw_is_busy(struct pw_conn *conn, struct sock *sk)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	struct pw_control *ctl = pw_shared();
+	__s32 later;
 
 	if (pw_unread(sk))
 		return 1;
@@ -23,8 +24,11 @@ static __always_inline int pw_is_busy(struct pw_conn *conn, struct sock *sk)
 		return conn->answered_seq == BPF_CORE_READ(tp, write_seq);
 	if (!BPF_CORE_READ(tp, bytes_sent))
 		return BPF_CORE_READ(tp, bytes_received) != 0;
-	return (__s32)(BPF_CORE_READ(tp, inet_conn.icsk_ack.lrcvtime) -
-		       BPF_CORE_READ(tp, lsndtime)) > 0;
+	later = BPF_CORE_READ(tp, inet_conn.icsk_ack.lrcvtime) - BPF_CORE_READ(tp, lsndtime);
+	if (later)
+		return later > 0;
+	/* in the same tick: nothing that we sent acknowledges what came last */
+	return BPF_CORE_READ(tp, rcv_nxt) != BPF_CORE_READ(tp, rcv_wup);
 }
 
 /*

@@ -56,10 +56,13 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	int sk_err;
+	struct socket *sk_socket;
 	unsigned long sk_lingertime;
 	__u32 sk_ack_backlog;
 };
@@ -91,6 +94,7 @@ struct tcp_sock {
 	__u64 bytes_sent;
 	__u64 bytes_retrans;
 	__u32 rcv_nxt;
+	__u32 rcv_wup;
 	__u32 copied_seq;
 	__u32 write_seq;
 	__u32 lsndtime;
