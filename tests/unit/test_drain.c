@@ -383,6 +383,38 @@ static void test_a_pid_used_again(void **state)
 	assert_int_equal(all(d).reports[1]->first.accepts, 5);
 }
 
+/* It lives on, or another has its pid and epoch: what comes then is not of the drain. */
+static void test_nothing_counts_after_the_end(void **state)
+{
+	struct event e = conn(PW_EV_UNLISTEN, &web, DECLARED + 2 * NS_PER_S);
+	struct drains *d = *state;
+	const struct report *r;
+
+	declare(d, &web, PW_DRAIN, 7, DECLARED, NULL);
+	exits(d, &web, DECLARED + NS_PER_S, 0);
+	r = drains_end(d, &web, REPORT_EXITED, NULL, DECLARED + 3 * NS_PER_S);
+	e.conn.on.phase = PW_ACTIVE;
+	e.conn.on.since_ns = DECLARED + NS_PER_S + 1;
+	drains_event(d, &e);
+	e.conn.on.phase = PW_DRAIN;
+	drains_event(d, &e);
+	assert_int_equal(r->n_ports, 0);
+	e.conn.on.since_ns = DECLARED;
+	drains_event(d, &e);
+	assert_int_equal(r->n_ports, 1);
+}
+
+static void test_counters_of_who_took_the_pid_over(void **state)
+{
+	struct event_phase p = phase(&web, PW_ACTIVE, 1, DECLARED + NS_PER_S);
+	struct pw_stats others = stats(5, 1);
+	struct drains *d = *state;
+
+	declare(d, &web, PW_DRAIN, 7, DECLARED, NULL);
+	p.now.start_ns = DECLARED + 1;
+	assert_false(declare_as(d, &p, &others)->has_stats);
+}
+
 static void test_counters_of_another_life_are_not_taken(void **state)
 {
 	struct pw_stats first = stats(10, 1), others = { .accepts = 5, .life = LIFE + 1 };
@@ -740,6 +772,8 @@ int main(void)
 		TEST(test_a_new_epoch_ends_it),
 		TEST(test_straight_into_the_next_drain),
 		TEST(test_a_pid_used_again),
+		TEST(test_nothing_counts_after_the_end),
+		TEST(test_counters_of_who_took_the_pid_over),
 		TEST(test_counters_of_another_life_are_not_taken),
 		TEST(test_two_at_once),
 		TEST(test_refused_after_the_end),

@@ -146,6 +146,20 @@ static void test_overflow_is_not_blamed_on_the_newcomer(void **state)
 	assert_int_equal(key_of(sorted[TOP_ENTRIES - 2]), 1); /* key 0 gave way */
 }
 
+/* Of several that are smallest, the one that came first. */
+static void test_who_gives_way(void **state)
+{
+	const struct top_entry *sorted[TOP_ENTRIES];
+	struct top t = { 0 };
+
+	for (uint32_t key = 0; key < TOP_ENTRIES; key++)
+		add_times(&t, key, 2);
+	add_times(&t, 5000, 1);
+	top_sorted(&t, sorted);
+	for (size_t i = 0; i < TOP_ENTRIES; i++)
+		assert_int_not_equal(key_of(sorted[i]), 0);
+}
+
 static void test_deterministic(void **state)
 {
 	struct top a = { 0 }, b = { 0 };
@@ -168,6 +182,7 @@ int main(void)
 		cmocka_unit_test(test_key_lengths),
 		cmocka_unit_test(test_many_keys),
 		cmocka_unit_test(test_overflow_is_not_blamed_on_the_newcomer),
+		cmocka_unit_test(test_who_gives_way),
 		cmocka_unit_test(test_deterministic),
 	};
 
