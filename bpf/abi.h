@@ -250,8 +250,8 @@ struct pw_counters { /* pw_counters, per CPU */
 /* Traffic that is no user's: probes, scrapes. Entries up to the first empty one count. */
 struct pw_ignore {
 	struct {
-		__u8 addr[16];
-		__u32 bits; /* of addr, 1..128 (IPv4: 96 more than in its own notation); 0: empty */
+		__u64 addr[2]; /* network order, IPv4 as ::ffff:a.b.c.d */
+		__u64 mask[2]; /* 0: empty */
 	} peers[PW_IGNORE_MAX];
 	__u32 ports[PW_IGNORE_MAX]; /* of the end that was connected to */
 	char clients[PW_IGNORE_MAX][PW_COMM_LEN];

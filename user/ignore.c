@@ -32,11 +32,18 @@ static int parse_cidr(const char *text, uint8_t addr[16], uint32_t *bits)
 	return *bits ? 0 : -EINVAL; /* ::/0 would be everybody */
 }
 
+static void make_mask(uint8_t mask[16], uint32_t bits)
+{
+	for (size_t i = 0; i < 16; i++, bits -= bits < 8 ? bits : 8)
+		mask[i] = bits < 8 ? 0xff00 >> bits : 0xff;
+}
+
 int ignore_parse(const struct ignore_options *o, struct pw_ignore *ret, bool *any, const char **bad)
 {
 	const struct opts_list *lists[] = { &o->peers, &o->ports, &o->clients };
 	struct pw_ignore ignore = { 0 };
 	uint64_t port;
+	uint32_t bits;
 
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++)
 		if (lists[i]->count > PW_IGNORE_MAX) {
@@ -45,8 +52,9 @@ int ignore_parse(const struct ignore_options *o, struct pw_ignore *ret, bool *an
 		}
 	for (size_t i = 0; i < o->peers.count; i++) {
 		*bad = o->peers.values[i];
-		if (parse_cidr(*bad, ignore.peers[i].addr, &ignore.peers[i].bits) < 0)
+		if (parse_cidr(*bad, (uint8_t *)ignore.peers[i].addr, &bits) < 0)
 			return -EINVAL;
+		make_mask((uint8_t *)ignore.peers[i].mask, bits);
 	}
 	for (size_t i = 0; i < o->ports.count; i++) {
 		*bad = o->ports.values[i];

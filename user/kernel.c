@@ -58,12 +58,12 @@ static const struct hook_spec {
 		"late requests; accept() with a NULL address, at the first read",
 		"accepts with a NULL address are seen at the close" },
 	{ "pw_recv_6_2", "tp_btf/tcp_rcv_space_adjust", HOOK_ON_DEMAND, false,
-		"btf_trace_tcp_rcv_space_adjust", "late requests",
+		"bpf_sk_storage_get_tracing", "late requests",
 		"late requests are not seen", .unless = "btf_trace_sock_recv_length" },
 	{ "pw_send", "tp_btf/sock_send_length", HOOK_ON_DEMAND, false,
 		"btf_trace_sock_send_length", "accept() with a NULL address, at the first write",
 		"accepts with a NULL address are seen at the close" },
-	{ "pw_reset", "tp_btf/tcp_send_reset", HOOK_TRACING, false, "btf_trace_tcp_send_reset",
+	{ "pw_reset", "tp_btf/tcp_send_reset", HOOK_TRACING, false, "bpf_sk_storage_get_tracing",
 		"connections dropped from an accept queue; refused connects (from 6.10 on)",
 		"neither is seen" },
 	{ "pw_signal", "tp_btf/signal_generate", HOOK_TRACING, false, "btf_trace_signal_generate",
@@ -187,6 +187,12 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 		prog = bpf_object__find_program_by_name(p->skel->obj, s->program);
 		bpf_program__set_autoload(prog, !err);
 	}
+	/* nobody misses what another one does in its stead */
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(specs); j++)
+			if (specs[i].unless && !k->hooks[i].error && specs[j].needs &&
+				strcmp(specs[i].unless, specs[j].needs) == 0)
+				k->hooks[j].superseded = true;
 	return 0;
 }
 
