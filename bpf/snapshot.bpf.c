@@ -16,7 +16,7 @@ int pw_adopt(struct bpf_iter__task *ctx)
 	struct task_struct *task = ctx->task, *parent;
 	struct pw_control *ctl = pw_shared();
 	struct pw_member *had, *theirs, member = {};
-	struct pw_subject_key key = { .kind = PW_KIND_PROCESS };
+	struct pw_subject_key key = {};
 	struct pw_declaration *d;
 	struct pw_stats *stats;
 	__u32 tgid, ptgid;
@@ -24,6 +24,7 @@ int pw_adopt(struct bpf_iter__task *ctx)
 	if (!task || !ctl || task->pid != task->tgid || pw_group_dead(task))
 		return 0;
 	tgid = task->tgid;
+	key.kind = PW_KIND_PROCESS;
 	key.id = ctl->adopt_to;
 	d = bpf_map_lookup_elem(&pw_phases, &key);
 	if (!d)

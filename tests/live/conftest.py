@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("harness", "peers", "expect")
+pytest.register_assert_rewrite("harness", "peers", "expect", "real")
 
 import harness  # noqa: E402
 import peers  # noqa: E402
@@ -87,14 +87,16 @@ def actor():
 
 
 class Netns:
-    """Two network namespaces: `inside` is a command prefix that runs something in the first, from
-    where `beyond` is an address that the second answers for with "host unreachable"."""
+    """Two network namespaces: the command prefixes `inside` and `outside` run something in the
+    first and in the second, which has the address `far`. From the first, `beyond` is an address
+    that the second answers for with "host unreachable"."""
 
+    far = "192.0.2.2"
     beyond = "198.51.100.7"
 
     def __init__(self):
         self.names = [f"pw-test-{os.getpid()}-{i}" for i in range(2)]
-        self.inside = ["ip", "netns", "exec", self.names[0]]
+        self.inside, self.outside = (["ip", "netns", "exec", name] for name in self.names)
 
     def ip(self, *args, check=True):
         return subprocess.run(["ip", *args], check=check, capture_output=True, text=True)
@@ -109,10 +111,11 @@ class Netns:
         )  # fmt: skip
         if made.returncode:
             pytest.skip(f"no veth devices on this kernel: {made.stderr.strip()}")
-        for name, device, address in ((near, "near", "192.0.2.1/24"), (far, "far", "192.0.2.2/24")):
-            self.ip("-n", name, "address", "add", address, "dev", device)
+        for name, device, address in ((near, "near", "192.0.2.1"), (far, "far", self.far)):
+            self.ip("-n", name, "address", "add", f"{address}/24", "dev", device)
             self.ip("-n", name, "link", "set", device, "up")
-        self.ip("-n", near, "route", "add", "default", "via", "192.0.2.2")
+            self.ip("-n", name, "link", "set", "lo", "up")
+        self.ip("-n", near, "route", "add", "default", "via", self.far)
         self.ip("-n", far, "route", "add", "unreachable", "198.51.100.0/24")
         forward = "echo 1 >/proc/sys/net/ipv4/ip_forward"
         self.ip("netns", "exec", far, "sh", "-c", forward)

@@ -213,18 +213,46 @@ class Daemon:
         return [json.loads(line) for line in self.get("/v1/events").splitlines()]
 
     def subjects(self):
-        """Subjects by pid, as `ps -o json` shows them; the API must say the same."""
+        """Subjects by pid, as `ps -o json` shows them; the API must say the same. (One whose processes
+        are gone may end at any moment.)"""
+
+        def served():
+            return {s["subject"]["id"] for s in json.loads(self.get("/v1/subjects"))["subjects"]}
+
+        before = served()
         shown = self.cli("ps", "-o", "json")
         assert shown.returncode == 0, shown.stderr
         subjects = {s["subject"]["id"]: s for s in json.loads(shown.stdout)["subjects"]}
-        served = json.loads(self.get("/v1/subjects"))["subjects"]
-        assert {s["subject"]["id"] for s in served} == subjects.keys()
+        after = served()
+        assert before & after <= subjects.keys() <= before | after
         return subjects
 
     def subject(self, pid):
         subjects = self.subjects()
         assert pid in subjects, f"no subject {pid} in {sorted(subjects)}"
         return subjects[pid]
+
+    def reports(self):
+        """The reports of drains that have ended, as `report -o json` shows them; the API must say
+        the same."""
+
+        def finished(text):
+            return [r for r in json.loads(text)["reports"] if not r["running"]]
+
+        shown = self.cli("report", "-o", "json")
+        assert shown.returncode == 0, shown.stderr
+        reports = finished(shown.stdout)
+        served = finished(self.get("/v1/reports"))
+        assert served[: len(reports)] == reports
+        return reports
+
+    def report(self, pid):
+        """The report of the drain of this subject, once it has ended."""
+
+        def found():
+            return next((r for r in self.reports() if r["subject"]["id"] == pid), None)
+
+        return wait_until(found, f"there is a report of the drain of {pid}")
 
     def metrics(self):
         return Metrics(self.get("/metrics"))
@@ -329,7 +357,9 @@ class Follower:
         self.process.stdout.close()
 
 
-TYPES = {"accept", "connect", "exit", "phase", "lost"}
+ARRIVALS = {"accept", "connect", "request"}
+LOSSES = {"abandon", "backlog", "refused"}
+TYPES = {"exit", "phase", "drain", "lost"} | ARRIVALS | LOSSES
 PHASES = {"UNDECLARED", "INIT", "ACTIVE", "DRAIN", "SHUTDOWN"}
 
 
@@ -341,7 +371,7 @@ def check_event(event):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", event["time"])
     if "phase" in event:
         assert event["phase"] in PHASES
-    if event["type"] in ("accept", "connect"):
+    if event["type"] in ARRIVALS:
         assert event["verdict"] in ("misrouted", "grace", "ignored")
     if event["type"] != "lost":
         assert event["subject"]["kind"] in ("process", "cgroup")
@@ -354,7 +384,7 @@ def check_value(value, event):
     if isinstance(value, dict):
         assert value, event
         for key, inner in value.items():
-            if key.endswith("_ns"):
+            if key.endswith("_ns") and not isinstance(inner, dict):
                 assert isinstance(inner, int) and inner >= 0, (key, event)
             check_value(inner, event)
     else:
@@ -372,6 +402,7 @@ def check_seq(events):
 class Watch:
     def __init__(self, follower):
         self.follower = follower
+        self.dropped = self.dropped_total()
         self.first = self.mark() + 1
 
     def mark(self):
@@ -379,8 +410,24 @@ class Watch:
         assert position is not None, "the marker's exit event did not come"
         return position
 
+    def dropped_total(self):
+        return self.follower.daemon.metrics().sum("phasewatch_backlog_dropped_total")
+
+    def wait_backlogs(self):
+        """The daemon adds up the connections of a backlog, so that event may come after later ones:
+        until all that the kernel has counted are in events."""
+        dropped = self.dropped_total() - self.dropped
+
+        def shown():
+            events = self.follower.events[self.first :]
+            return sum(e["dropped"] for e in events if e["type"] == "backlog")
+
+        wait_until(lambda: shown() >= dropped, lambda: f"{dropped} dropped, {shown()} in events")
+
     def collect(self, kind=None):
         """All events since this watch began, or those of one type."""
+        self.mark()
+        self.wait_backlogs()
         end = self.mark()
         events = self.follower.between(self.first, end)
         for event in events:

@@ -3,6 +3,7 @@
 what they did is what phasewatch is measured against."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -67,12 +68,24 @@ def connect_and_ask(address, port, count):
     return made
 
 
+def refuse(address, port):
+    """A connect that must be refused; its client's address and port."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.settimeout(DEADLINE)
+        sock.bind(("::" if ":" in address else "0.0.0.0", 0))
+        own = sock.getsockname()[1]
+        result = sock.connect_ex((address, port))
+        assert result == errno.ECONNREFUSED, errno.errorcode.get(result)
+        return own
+
+
 class Held:
     """Connections that stay open until the end of the `with` block."""
 
     def __init__(self, address, port, count):
         self.sockets = [open_connection(address, port) for _ in range(count)]
         self.made = [Connection(*ends(s)) for s in self.sockets]
+        self.ports = [c.src[1] for c in self.made]
 
     def __enter__(self):
         return self
@@ -81,8 +94,8 @@ class Held:
         for sock in self.sockets:
             sock.close()
 
-    def reset_at_close(self):
-        for sock in self.sockets:
+    def reset_at_close(self, which=None):
+        for sock in self.sockets if which is None else [self.sockets[i] for i in which]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def send(self):
@@ -97,10 +110,11 @@ class Held:
 # /proc --------------------------------------------------------------------------------------
 
 
-def sockets(port, state):
-    """The lines of /proc/net/tcp{,6} with this local port and state."""
+def sockets(port, state, pid="self"):
+    """The lines of /proc/net/tcp{,6} with this local port and state, in this process's network
+    namespace."""
     for table in ("tcp", "tcp6"):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+        for line in Path(f"/proc/{pid}/net", table).read_text().splitlines()[1:]:
             fields = line.split()
             if int(fields[1].split(":")[1], 16) == port and int(fields[3], 16) == state:
                 yield fields
@@ -110,9 +124,9 @@ def listening(port):
     return any(sockets(port, state=10))
 
 
-def accept_queue(port):
+def accept_queue(port, pid="self"):
     """How many connections wait to be accepted."""
-    return sum(int(fields[4].split(":")[1], 16) for fields in sockets(port, state=10))
+    return sum(int(fields[4].split(":")[1], 16) for fields in sockets(port, state=10, pid=pid))
 
 
 def wait_syn_sent(port):
@@ -127,6 +141,14 @@ def wait_syn_sent(port):
 
 def children(pid):
     return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def has_ended(pid):
+    """Whether or not its parent has asked for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def start_ns(pid):
@@ -192,6 +214,7 @@ events {{ }}
 http {{
     log_format client '$remote_addr $remote_port $pid';
     access_log {directory}/access.log client;
+    keepalive_requests 1000000000;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;

@@ -3,6 +3,7 @@
 the control socket: each message is a JSON list [method, argument...] for the class below, each
 answer the JSON of what the method returned. File descriptors travel with either."""
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -10,6 +11,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -42,19 +44,49 @@ def outcome(result, sock, begin):
     }
 
 
+READS = {
+    "recv": lambda sock, size, flags: len(sock.recv(size, flags)),
+    "recvmsg": lambda sock, size, flags: len(sock.recvmsg(size, 0, flags)[0]),
+    "read": lambda sock, size, flags: len(os.read(sock.fileno(), size)),
+    "readv": lambda sock, size, flags: os.readv(sock.fileno(), [bytearray(size)]),
+}
+
+
+def receive(sock, total, size, call, flags):
+    calls = 0
+    while total > 0:
+        got = READS[call](sock, min(size, total), flags)
+        assert got, "the peer has sent less"
+        total -= got
+        calls += 1
+    return calls
+
+
 class Actor:
     def __init__(self):
         self.listener = None
+        self.kept = []  # more listeners
         self.connections = []
+        self.children = []
         self.passed = []  # descriptors that came with the last message
         self.lent = []  # descriptors that go with the next answer
 
     # As a server
 
-    def listen(self, address, port=0, backlog=common.BACKLOG):
-        self.listener = common.bound(address, port)
+    def listen(self, address, port=0, backlog=common.BACKLOG, reuseport=False):
+        self.listener = common.bound(address, port, reuseport)
         self.listener.listen(backlog)
         return self.listener.getsockname()[1]
+
+    def shutdown_listener(self):
+        self.listener.shutdown(socket.SHUT_RD)
+
+    def close_listener(self):
+        self.listener.close()
+
+    def keep_listener(self):
+        """Before listening once more."""
+        self.kept.append(self.listener)
 
     def lend_listener(self):
         self.lent = [self.listener.fileno()]
@@ -92,6 +124,14 @@ class Actor:
             return "EAGAIN"
         raise AssertionError("there was something to accept")
 
+    def accept_all(self):
+        """What is there to accept."""
+        self.listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.connections.append(self.listener.accept()[0])
+                self.connections[-1].setblocking(True)
+
     def accept_nonblocking(self, count):
         self.listener.setblocking(False)
         while count:
@@ -113,10 +153,43 @@ class Actor:
         for connection in self.connections:
             connection.sendall(connection.recv(4096))
 
-    def close_connections(self):
-        for connection in self.connections:
-            connection.close()
-        self.connections.clear()
+    def receive(self, which, total, size=4096, call="recv", flags=0):
+        """From each of these connections so many bytes, at most `size` at a time; the number of
+        calls that took."""
+        return [receive(self.connections[i], total, size, call, flags) for i in which]
+
+    def receive_end(self, which):
+        """The end of what the peer sends."""
+        for i in which:
+            assert self.connections[i].recv(1) == b""
+
+    def receive_nothing(self, which):
+        """A non-blocking receive with nothing to receive."""
+        for i in which:
+            try:
+                self.connections[i].recv(1, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            raise AssertionError("there was something to receive")
+
+    def send(self, which, size):
+        for i in which:
+            self.connections[i].sendall(bytes(size))
+
+    def linger(self, which):
+        """These connections end with RST."""
+        for i in which:
+            self.connections[i].setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+
+    def ends(self):
+        """How the peers ended the connections."""
+        return [common.end_of(c) for c in self.connections]
+
+    def close_connections(self, which=None):
+        for i in sorted(range(len(self.connections)) if which is None else which, reverse=True):
+            self.connections.pop(i).close()
 
     # As a client
 
@@ -160,12 +233,31 @@ class Actor:
 
     # As a process
 
+    def rename(self, comm):
+        with open("/proc/self/comm", "w") as file:
+            file.write(comm)
+
+    def catch(self, name):
+        """Has a signal do nothing."""
+        signal.signal(getattr(signal, name), lambda *_: None)
+
     def fork(self):
         """A child that does nothing."""
         pid = os.fork()
         if pid == 0:
             signal.pause()
         return pid
+
+    def spawn_with_listener(self, *command):
+        """A child that inherits the listener, its last argument, and says a line when it is ready;
+        its pid."""
+        number = self.listener.fileno()
+        child = subprocess.Popen(
+            [*command, str(number)], pass_fds=[number], stdout=subprocess.PIPE
+        )  # fmt: skip
+        self.children.append(child)
+        child.stdout.readline()
+        return child.pid
 
     def run(self, *command):
         """A command as a child of this process."""

@@ -60,3 +60,13 @@ def answer(connection, acceptor):
 def accept_forever(sock):
     while True:
         answer(sock.accept()[0], os.getpid())
+
+
+def end_of(sock):
+    """How the peer ended a connection: "fin" or "rst"."""
+    try:
+        while sock.recv(65536):
+            pass
+    except ConnectionResetError:
+        return "rst"
+    return "fin"
