@@ -454,20 +454,20 @@ static void get_subjects(struct api *api, struct evhttp_request *req, const stru
 
 struct reports {
 	struct json_out *j;
-	struct report_names names;
+	uint64_t now_ns;
 };
 
 static void list_report(const struct report *r, void *arg)
 {
 	struct reports *reports = arg;
 
-	report_write(reports->j, NULL, r, &reports->names);
+	report_write(reports->j, NULL, r, reports->now_ns);
 }
 
 static void get_reports(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
-	struct reports reports = { &j, { *api->c.realtime_offset_ns, clock_boot_ns() } };
+	struct reports reports = { &j, clock_boot_ns() };
 
 	json_open(&j, NULL, '{');
 	json_u64(&j, "schema", 1);

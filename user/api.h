@@ -22,7 +22,6 @@ struct api_context {
 	struct drains *drains;
 	struct stream *stream;
 	const char *node;
-	const uint64_t *realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME */
 	/* Brings the stream up to date with the kernel half before an answer is made. */
 	void (*catch_up)(void *arg);
 	void *arg;

@@ -196,12 +196,11 @@ static int on_record(void *arg, void *data, size_t size)
 
 static void publish_report(struct daemon *d, const struct report *r)
 {
-	const struct report_declared *began = r->drain.time_ns ? &r->drain : &r->shutdown;
-	const struct report_names names = { d->realtime_offset_ns, clock_boot_ns() };
+	const struct report_declared *began = report_began(r);
 	_cleanup_(json_free) struct json_out j = { 0 };
 	struct event e = { .type = PW_EV_DRAIN, .time_ns = clock_boot_ns() };
 
-	report_write(&j, NULL, r, &names);
+	report_write(&j, NULL, r, clock_boot_ns());
 	if (j.failed)
 		return;
 	e.drain = (struct event_drain){ .key = r->key, .epoch = began->epoch,
@@ -224,8 +223,9 @@ static void on_phase(const struct subject *s, const struct event_phase *p, void 
 	struct daemon *d = arg;
 	struct pw_stats stats;
 
+	e.phase.realtime_offset_ns = d->realtime_offset_ns;
 	publish(d, &e, s->name);
-	if (drains_phase(d->drains, p, s->name, stats_of(d, s, &stats), clock_boot_ns(), &ended) < 0)
+	if (drains_phase(d->drains, &e.phase, s->name, stats_of(d, s, &stats), clock_boot_ns(), &ended) < 0)
 		log_error("out of memory: the drain of %s is not followed", s->name);
 	if (ended)
 		publish_report(d, ended);
@@ -448,7 +448,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		return err;
 	}
 	context = (struct api_context){ d->base, d->kernel, d->subjects, d->drains, d->stream, d->node,
-		&d->realtime_offset_ns, catch_up, d };
+		catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
 	if (err)
 		return err;

@@ -183,6 +183,7 @@ static int begin(struct drains *d, const struct event_phase *p, const char *name
 	if (name)
 		snprintf(r->name, sizeof(r->name), "%s", name);
 	r->start_ns = p->now.start_ns;
+	r->realtime_offset_ns = p->realtime_offset_ns;
 	r->watched_ns = now_ns;
 	enter(r, p);
 	take_stats(d, r, stats);

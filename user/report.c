@@ -265,11 +265,11 @@ static void write_subject(struct json_out *j, const struct report *r)
 	event_write_subject(j, &r->key, last->epoch, last->source, r->name[0] ? r->name : NULL);
 }
 
-static void write_declared(struct json_out *j, const struct report *r, uint64_t realtime_offset_ns)
+static void write_declared(struct json_out *j, const struct report *r)
 {
 	const struct report_declared *began = report_began(r);
 
-	json_time(j, "declared", began->time_ns + realtime_offset_ns);
+	json_time(j, "declared", began->time_ns + r->realtime_offset_ns);
 	if (began->reason[0])
 		json_str(j, "reason", began->reason);
 	if (!began->by_pid)
@@ -423,18 +423,18 @@ static const char *const ends[] = {
 	[REPORT_RELEASED] = "released",
 };
 
-void report_write(struct json_out *j, const char *key, const struct report *r,
-	const struct report_names *names)
+void report_write(
+	struct json_out *j, const char *key, const struct report *r, uint64_t now_ns)
 {
 	bool running = r->end == REPORT_RUNNING;
 
 	json_open(j, key, '{');
 	write_subject(j, r);
 	json_bool(j, "running", running);
-	write_declared(j, r, names->realtime_offset_ns);
+	write_declared(j, r);
 	if (r->has_stats && r->first.members > 0)
 		json_i64(j, "processes", r->first.members);
-	json_u64(j, "duration_ns", since(r, running ? names->now_ns : r->ended_ns));
+	json_u64(j, "duration_ns", since(r, running ? now_ns : r->ended_ns));
 	json_str(j, "end", ends[r->end]);
 	if (since(r, r->watched_ns) > WATCHED_LATE_NS)
 		json_u64(j, "watched_from_ns", since(r, r->watched_ns));

@@ -60,6 +60,7 @@ struct report {
 	uint64_t start_ns; /* of the subject's process */
 	struct report_declared drain, shutdown, next; /* next: what ended it */
 	uint64_t watched_ns; /* when the daemon learnt of it */
+	uint64_t realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME, then */
 
 	enum report_end end;
 	uint64_t ended_ns;
@@ -114,14 +115,9 @@ struct report_client {
 /* Frees what it points to. */
 void report_clear(struct report *r);
 
-struct report_names {
-	uint64_t realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME */
-	uint64_t now_ns; /* CLOCK_BOOTTIME: the duration of a drain that runs */
-};
-
-/* As one JSON object; `key` is NULL in an array or at the top. */
-void report_write(struct json_out *j, const char *key, const struct report *r,
-	const struct report_names *names);
+/* As one JSON object; `key` is NULL in an array or at the top. A running drain lasts until now_ns. */
+void report_write(
+	struct json_out *j, const char *key, const struct report *r, uint64_t now_ns);
 
 /* ---- for people: from what report_write() wrote, which is not trusted ---- */
 

@@ -201,7 +201,6 @@ struct fixture {
 	struct stream *stream;
 	struct api_context context;
 	struct drains *drains;
-	uint64_t realtime_offset_ns;
 	struct api *api;
 	char dir[64], socket[96], listen[32];
 	uint16_t port;
@@ -308,7 +307,7 @@ static int set_up(void **state)
 				 &(struct subjects_listener){ on_phase, on_end, f }),
 		0);
 	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->drains, f->stream, "n1",
-		&f->realtime_offset_ns, catch_up, f };
+		catch_up, f };
 	add_subject(f);
 
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");

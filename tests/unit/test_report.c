@@ -89,11 +89,10 @@ static struct report example(void)
 /* As the daemon writes it; the caller's. Frees what the report points to. */
 static char *json_of(struct report *r)
 {
-	struct report_names names = { .realtime_offset_ns = REALTIME - DECLARED,
-		.now_ns = AFTER(3000) };
 	struct json_out j = { 0 };
 
-	report_write(&j, NULL, r, &names);
+	r->realtime_offset_ns = REALTIME - DECLARED;
+	report_write(&j, NULL, r, AFTER(3000));
 	json_raw(&j, "", 1);
 	assert_false(j.failed);
 	report_clear(r);
