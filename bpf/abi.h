@@ -164,12 +164,14 @@ struct pw_abandon_record { /* PW_EV_ABANDON */
 	__u32 busy; /* a request was received and not answered */
 };
 
+#define PW_NOT_KNOWN 0xffffffffU
+
 struct pw_exit_record { /* PW_EV_EXIT */
 	struct pw_record h;
 	struct pw_process process;
 	struct pw_verdict_on on;
 	__u32 status;      /* as wait(2) gives it */
-	__u32 connections; /* TCP connections in its file table, not listeners */
+	__u32 connections; /* TCP connections in its file table, not listeners; or PW_NOT_KNOWN */
 };
 
 struct pw_task_record { /* PW_EV_FORK, PW_EV_EXEC */

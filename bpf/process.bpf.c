@@ -23,15 +23,14 @@ static __always_inline void pw_task_emit(struct task_struct *task, __u16 type)
 	pw_submit(&rec->h);
 }
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *child)
+static __always_inline int pw_forked(struct task_struct *parent, struct task_struct *child)
 {
 	struct pw_member *had, member = {};
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_stats *stats;
 	__u32 tgid = child->tgid;
-	long err;
+	int err; /* the helper's upper half is undefined on 5.10 */
 
 	if (child->pid != child->tgid)
 		return 0;
@@ -57,6 +56,22 @@ int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *ch
 		pw_add(stats->members, 1);
 	pw_task_emit(child, PW_EV_FORK);
 	return 0;
+}
+
+/*
+ * Twice, as the exit below: from 7.0 on a tracing program is skipped while another task that was
+ * preempted is inside it on this CPU. Whichever copy comes first does the work.
+ */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(pw_process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	return pw_forked(parent, child);
+}
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(pw_process_fork2, struct task_struct *parent, struct task_struct *child)
+{
+	return pw_forked(parent, child);
 }
 
 SEC("tp_btf/sched_process_exec")
@@ -125,8 +140,7 @@ static __always_inline __u32 pw_wait_status(struct task_struct *task)
 	return BPF_CORE_READ(task, group_leader, exit_code);
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(pw_process_exit, struct task_struct *task)
+static __always_inline int pw_left(struct task_struct *task, int is_freed)
 {
 	struct pw_exit_record *rec;
 	struct pw_subject_key key;
@@ -135,8 +149,6 @@ int BPF_PROG(pw_process_exit, struct task_struct *task)
 	struct pw_stats *stats;
 	__u32 tgid;
 
-	if (!pw_group_dead(task))
-		return 0;
 	d = pw_subject_of(task, &key);
 	if (!d)
 		return 0;
@@ -155,9 +167,21 @@ int BPF_PROG(pw_process_exit, struct task_struct *task)
 	pw_identify(task, &rec->process);
 	pw_judge(d, &key, rec->h.time_ns, PW_DIR_CONNECT, &rec->on);
 	rec->status = pw_wait_status(task);
-	rec->connections = pw_open_connections(task);
+	rec->connections = is_freed ? PW_NOT_KNOWN : pw_open_connections(task);
 	pw_submit(&rec->h);
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(pw_process_exit, struct task_struct *task)
+{
+	return pw_group_dead(task) ? pw_left(task, 0) : 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(pw_process_exit2, struct task_struct *task)
+{
+	return pw_group_dead(task) ? pw_left(task, 0) : 0;
 }
 
 /*
@@ -174,8 +198,10 @@ int BPF_PROG(pw_process_free, struct task_struct *task)
 	if (task->pid != task->tgid)
 		return 0;
 	member = bpf_map_lookup_elem(&pw_members, &tgid);
-	if (member && pw_same_start(member->start_ns, task->start_boottime))
+	if (member && pw_same_start(member->start_ns, task->start_boottime)) {
+		pw_left(task, 1); /* if its exit was missed */
 		bpf_map_delete_elem(&pw_members, &tgid);
+	}
 	exited = bpf_map_lookup_elem(&pw_exited, &tgid);
 	if (exited && pw_same_start(*exited, task->start_boottime))
 		bpf_map_delete_elem(&pw_exited, &tgid);

@@ -245,7 +245,8 @@ static void write_exit(struct json_out *j, const struct event *e, const struct e
 		json_u64(j, "signal", WTERMSIG(r->status));
 	else
 		json_u64(j, "code", WEXITSTATUS(r->status));
-	json_u64(j, "open_connections", r->connections);
+	if (r->connections != PW_NOT_KNOWN)
+		json_u64(j, "open_connections", r->connections);
 }
 
 static void write_phase(
