@@ -168,11 +168,12 @@ static void test_may_not_declare_with_a_reused_pid(void **state)
 
 static void test_parse_listen(void **state)
 {
-	static const char *const good[] = { "127.0.0.1:9464", "[::1]:9464", "0.0.0.0:1", "[::]:65535" };
-	static const char *const bad[] = { "", ":", "9464", ":9464", "127.0.0.1", "127.0.0.1:",
-		"127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x", "localhost:9464",
-		"[::1]", "[::1", "::1:9464x", "1.2.3:80", "256.1.1.1:80", "127.0.0.1:94x4",
-		"127.0.0.1:9464 " };
+	static const char *const good[] = { "127.0.0.1:9464", "[::1]:9464", "0.0.0.0:1",
+		"[::]:65535" };
+	static const char *const bad[] = { "", ":", "9464", ":9464", "127.0.0.1",
+		"127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x",
+		"localhost:9464", "[::1]", "[::1", "::1:9464x", "1.2.3:80", "256.1.1.1:80",
+		"127.0.0.1:94x4", "127.0.0.1:9464 " };
 	struct sockaddr_storage addr, before;
 	int len = -7;
 
@@ -249,8 +250,12 @@ static uint16_t free_port(void)
 static void add_subject(struct fixture *f)
 {
 	struct pw_subject_key key = { .kind = PW_KIND_PROCESS };
-	struct pw_declaration d = { .phase = PW_ACTIVE, .source = PW_SOURCE_API, .epoch = 7,
-		.since_ns = 1000, .entered_ns = { 0, 1000 }, .reason = "a \"reason\"" };
+	struct pw_declaration d = { .phase = PW_ACTIVE,
+		.source = PW_SOURCE_API,
+		.epoch = 7,
+		.since_ns = 1000,
+		.entered_ns = { 0, 1000 },
+		.reason = "a \"reason\"" };
 	struct pw_stats stats = { .life = 1, .members = 3, .accepts = 37, .inflight = 2 };
 	struct pw_member member;
 	pid_t parent = getpid();
@@ -289,8 +294,8 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	signal(SIGPIPE, SIG_IGN);
-	f->k.phases = hash_map("t_phases", sizeof(struct pw_subject_key),
-		sizeof(struct pw_declaration));
+	f->k.phases =
+		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
 	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
 	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
 	f->k.counters = -1;
@@ -368,7 +373,8 @@ static int connect_unix(const struct fixture *f)
 
 static int connect_tcp(const struct fixture *f)
 {
-	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_port = htons(f->port),
+	struct sockaddr_in addr = { .sin_family = AF_INET,
+		.sin_port = htons(f->port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -536,9 +542,11 @@ static void test_errors_are_json(void **state)
 	assert_error(get(f, "/v1/events/"), 404, "/v1/events/");
 	assert_error(get(f, "/\xff\xfe%00"), 404, "there is no");
 	assert_error(get(f, "/v1/phase"), 405, "/v1/phase");
-	assert_error(ask(f, connect_unix(f), "POST /v1/phase HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"),
+	assert_error(
+		ask(f, connect_unix(f), "POST /v1/phase HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"),
 		405, "/v1/phase");
-	assert_error(ask(f, connect_unix(f), "DELETE /v1/subjects HTTP/1.0\r\n\r\n"), 405, "subjects");
+	assert_error(
+		ask(f, connect_unix(f), "DELETE /v1/subjects HTTP/1.0\r\n\r\n"), 405, "subjects");
 	assert_error(get(f, "/v1/events?%zz"), 400, "query");
 	assert_int_equal(f->caught_up, 0);
 }
@@ -548,12 +556,23 @@ static void test_bad_queries(void **state)
 	static const struct {
 		const char *query, *word;
 	} cases[] = {
-		{ "type=fork", "type" }, { "type=", "query" }, { "type=accept&type=x", "type" },
-		{ "phase=DRAINING", "phase" }, { "phase=3", "phase" }, { "verdict=ok", "verdict" },
-		{ "pid=0", "pid" }, { "pid=-1", "pid" }, { "pid=4194305", "pid" }, { "pid=x", "pid" },
-		{ "last=-1", "last" }, { "last=x", "last" },
-		{ "last=18446744073709551616", "last" }, { "follow=true", "follow" },
-		{ "follow=2", "follow" }, { "foo=1", "foo" }, { "Type=accept", "Type" },
+		{ "type=fork", "type" },
+		{ "type=", "query" },
+		{ "type=accept&type=x", "type" },
+		{ "phase=DRAINING", "phase" },
+		{ "phase=3", "phase" },
+		{ "verdict=ok", "verdict" },
+		{ "pid=0", "pid" },
+		{ "pid=-1", "pid" },
+		{ "pid=4194305", "pid" },
+		{ "pid=x", "pid" },
+		{ "last=-1", "last" },
+		{ "last=x", "last" },
+		{ "last=18446744073709551616", "last" },
+		{ "follow=true", "follow" },
+		{ "follow=2", "follow" },
+		{ "foo=1", "foo" },
+		{ "Type=accept", "Type" },
 	};
 	struct fixture *f = *state;
 
@@ -582,7 +601,11 @@ static void test_bad_bodies(void **state)
 	static const struct {
 		const char *body, *word;
 	} cases[] = {
-		{ "", "JSON" }, { "[]", "JSON" }, { "null", "JSON" }, { "{", "JSON" }, { "\xff", "JSON" },
+		{ "", "JSON" },
+		{ "[]", "JSON" },
+		{ "null", "JSON" },
+		{ "{", "JSON" },
+		{ "\xff", "JSON" },
 		{ "{}", "INIT, ACTIVE, DRAIN or SHUTDOWN" },
 		{ "{\"phase\":\"DRAINING\",\"self\":true}", "DRAINING" },
 		{ "{\"phase\":\"UNDECLARED\",\"self\":true}", "UNDECLARED" },
@@ -592,7 +615,8 @@ static void test_bad_bodies(void **state)
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"parent\":true}", "one of" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"pid\":1}", "one of" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"self\":true}", "duplicate" },
-		{ "{\"phase\":\"DRAIN\",\"pid\":0}", "pid" }, { "{\"phase\":\"DRAIN\",\"pid\":-1}", "pid" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":0}", "pid" },
+		{ "{\"phase\":\"DRAIN\",\"pid\":-1}", "pid" },
 		{ "{\"phase\":\"DRAIN\",\"pid\":\"1\"}", "pid" },
 		{ "{\"phase\":\"DRAIN\",\"pid\":4194305}", "4194304" },
 		{ "{\"phase\":\"DRAIN\",\"pid\":4294967297}", "4194304" },
@@ -601,7 +625,8 @@ static void test_bad_bodies(void **state)
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"epoch\":1.5}", "epoch" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"reason\":5}", "reason" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"reason\":"
-		  "\"12345678901234567890123456789012345678901234567890123456\"}", "55" },
+		  "\"12345678901234567890123456789012345678901234567890123456\"}",
+			"55" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"uid\":0}", "uid" },
 	};
 	struct fixture *f = *state;
@@ -724,9 +749,12 @@ static void test_subjects(void **state)
 static void publish(struct fixture *f)
 {
 	static const struct event_names names = { .node = "n1" };
-	struct event e = { .type = PW_EV_EXIT, .seq = f->seq++,
+	struct event e = {
+		.type = PW_EV_EXIT,
+		.seq = f->seq++,
 		.exit = { .process = { .pid = 11 },
-			.on = { .key = { .kind = PW_KIND_PROCESS, .id = 10 }, .phase = PW_DRAIN } } };
+			.on = { .key = { .kind = PW_KIND_PROCESS, .id = 10 }, .phase = PW_DRAIN } }
+	};
 
 	assert_int_equal(stream_publish(f->stream, &e, &names), 0);
 }
@@ -830,7 +858,8 @@ static void test_followers_come_and_go(void **state)
 static void test_follower_that_sends(void **state)
 {
 	static const char request[] = "GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n"
-		"PUT /v1/phase HTTP/1.1\r\nContent-Length: 31\r\n\r\n{\"phase\":\"DRAIN\",\"self\":true}\r\n";
+				      "PUT /v1/phase HTTP/1.1\r\nContent-Length: "
+				      "31\r\n\r\n{\"phase\":\"DRAIN\",\"self\":true}\r\n";
 	static const char junk[65536];
 	struct fixture *f = *state;
 	int fd = connect_unix(f), idle = 0;
@@ -855,7 +884,8 @@ static void test_follower_that_sends(void **state)
 
 static void test_keep_alive(void **state)
 {
-	static const char request[] = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+	static const char request[] =
+		"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 		"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 		"GET /v1/subjects HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 	struct fixture *f = *state;
@@ -904,8 +934,8 @@ static void test_socket_is_for_everybody(void **state)
 	assert_int_equal(st.st_mode & 0777, 0666);
 }
 
-static void assert_not_started(struct fixture *f, const char *path, const char *listen, int err,
-	const char *word)
+static void assert_not_started(
+	struct fixture *f, const char *path, const char *listen, int err, const char *word)
 {
 	struct api *api = NULL;
 	char why[256] = "";

@@ -15,16 +15,27 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#define V4(a, b, c, d) { [10] = 0xff, [11] = 0xff, a, b, c, d }
+#define V4(a, b, c, d)                                                                             \
+	{                                                                                          \
+		[10] = 0xff, [11] = 0xff, a, b, c, d                                               \
+	}
 
 static const struct pw_conn_record accept_record = {
 	.h = { .type = PW_EV_ACCEPT, .size = sizeof(accept_record), .time_ns = 5000014000 },
-	.process = { .pid = 4121, .ppid = 4120, .start_ns = 1234560000000, .cgroup_id = 77,
+	.process = { .pid = 4121,
+		.ppid = 4120,
+		.start_ns = 1234560000000,
+		.cgroup_id = 77,
 		.comm = "nginx" },
-	.on = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 }, .epoch = 7,
-		.since_ns = 3470000000, .phase = PW_DRAIN, .source = PW_SOURCE_API,
+	.on = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 },
+		.epoch = 7,
+		.since_ns = 3470000000,
+		.phase = PW_DRAIN,
+		.source = PW_SOURCE_API,
 		.verdict = PW_MISROUTED },
-	.tuple = { .saddr = V4(10, 0, 0, 9), .daddr = V4(10, 0, 0, 8), .sport = 51234,
+	.tuple = { .saddr = V4(10, 0, 0, 9),
+		.daddr = V4(10, 0, 0, 8),
+		.sport = 51234,
 		.dport = 8080 },
 	.begin_ns = 5000000000,
 	.how = PW_SEEN_ACCEPT,
@@ -33,14 +44,19 @@ static const struct pw_conn_record accept_record = {
 static const struct pw_exit_record exit_record = {
 	.h = { .type = PW_EV_EXIT, .size = sizeof(exit_record), .time_ns = 9000000000 },
 	.process = { .pid = 4121, .start_ns = 1234560000000, .comm = "nginx" },
-	.on = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 }, .epoch = 7,
-		.since_ns = 3470000000, .phase = PW_SHUTDOWN, .source = PW_SOURCE_SIGNAL },
+	.on = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 },
+		.epoch = 7,
+		.since_ns = 3470000000,
+		.phase = PW_SHUTDOWN,
+		.source = PW_SOURCE_SIGNAL },
 	.status = 3 << 8,
 	.connections = 2,
 };
 
-static const struct event_names names = { .node = "n1", .subject = "frontend",
-	.exe = "/usr/sbin/nginx", .cgroup = "/system.slice/nginx.service",
+static const struct event_names names = { .node = "n1",
+	.subject = "frontend",
+	.exe = "/usr/sbin/nginx",
+	.cgroup = "/system.slice/nginx.service",
 	/* 2026-11-23T12:04:26.206986Z, when this host started */
 	.realtime_offset_ns = 1795435466206986000 };
 
@@ -119,9 +135,10 @@ static void test_decode_refuses_what_is_truncated(void **state)
 
 static void test_decode_refuses_wrong_sizes(void **state)
 {
-	static const uint16_t sizes[] = { 0, 1, sizeof(struct pw_record), sizeof(struct pw_task_record),
-		sizeof(struct pw_exit_record), sizeof(struct pw_conn_record) - 1,
-		sizeof(struct pw_conn_record) + 1, 4096, UINT16_MAX };
+	static const uint16_t sizes[] = { 0, 1, sizeof(struct pw_record),
+		sizeof(struct pw_task_record), sizeof(struct pw_exit_record),
+		sizeof(struct pw_conn_record) - 1, sizeof(struct pw_conn_record) + 1, 4096,
+		UINT16_MAX };
 	union {
 		struct pw_record h;
 		struct pw_conn_record conn;
@@ -155,7 +172,7 @@ static void test_decode_refuses_unknown_types(void **state)
 	}
 }
 
-#define ASSERT_REFUSED_WITH(type, record, field, ...)                                                   \
+#define ASSERT_REFUSED_WITH(type, record, field, ...)                                              \
 	do {                                                                                       \
 		const unsigned int values_[] = { __VA_ARGS__ };                                    \
 		struct type r_ = record;                                                           \
@@ -175,8 +192,8 @@ static void test_decode_refuses_values_out_of_range(void **state)
 	ASSERT_REFUSED_WITH(pw_conn_record, accept_record, on.source, PW_SOURCES, 128, 255);
 	ASSERT_REFUSED_WITH(pw_conn_record, accept_record, on.key.kind, 0, PW_KIND_CGROUP + 1,
 		0x80000001, UINT32_MAX);
-	ASSERT_REFUSED_WITH(pw_conn_record, accept_record, how, PW_SEEN_RELEASE + 1, 0x80000000,
-		UINT32_MAX);
+	ASSERT_REFUSED_WITH(
+		pw_conn_record, accept_record, how, PW_SEEN_RELEASE + 1, 0x80000000, UINT32_MAX);
 	ASSERT_REFUSED_WITH(pw_exit_record, exit_record, on.phase, PW_PHASES, 255);
 	ASSERT_REFUSED_WITH(pw_exit_record, exit_record, on.verdict, PW_VERDICTS, 255);
 	ASSERT_REFUSED_WITH(pw_exit_record, exit_record, on.source, PW_SOURCES, 255);
@@ -264,7 +281,8 @@ static void test_write_accept(void **state)
 
 	e.seq = 17;
 	assert_written(&e, &names,
-		"{\"schema\":1,\"time\":\"2026-11-23T12:04:31.207000000Z\",\"node\":\"n1\",\"seq\":17,"
+		"{\"schema\":1,\"time\":\"2026-11-23T12:04:31.207000000Z\",\"node\":\"n1\",\"seq\":"
+		"17,"
 		"\"type\":\"accept\",\"phase\":\"DRAIN\",\"phase_age_ns\":1530000000,"
 		"\"verdict\":\"misrouted\",\"subject\":{\"kind\":\"process\",\"id\":4120,"
 		"\"name\":\"frontend\",\"epoch\":7,\"source\":\"api\"},\"process\":{\"pid\":4121,"
@@ -283,7 +301,8 @@ static void test_write_leaves_out_what_is_not_known(void **state)
 
 	e.conn.on.epoch = e.conn.on.since_ns = e.conn.begin_ns = 0;
 	assert_written(&e, &none,
-		"{\"schema\":1,\"time\":\"1970-01-01T00:00:05.000014000Z\",\"node\":\"n1\",\"seq\":0,"
+		"{\"schema\":1,\"time\":\"1970-01-01T00:00:05.000014000Z\",\"node\":\"n1\",\"seq\":"
+		"0,"
 		"\"type\":\"accept\",\"phase\":\"DRAIN\",\"verdict\":\"misrouted\","
 		"\"subject\":{\"kind\":\"process\",\"id\":4120,\"source\":\"api\"},"
 		"\"process\":{\"pid\":4121,\"start_ns\":1234560000000,\"comm\":\"nginx\"},"
@@ -306,7 +325,8 @@ static void test_write_connect(void **state)
 		e = decoded(&r, sizeof(r));
 		value = written(&e, &names);
 		assert_string_equal(json_string_value(json_object_get(value, "type")), "connect");
-		assert_string_equal(json_string_value(json_object_get(value, "result")), results[i]);
+		assert_string_equal(
+			json_string_value(json_object_get(value, "result")), results[i]);
 		assert_int_equal(json_integer_value(json_object_get(value, "connect_ns")), 14000);
 		assert_null(json_object_get(value, "queue_ns"));
 		assert_null(json_object_get(value, "seen_by"));
@@ -320,7 +340,8 @@ static void test_write_exit(void **state)
 	struct event_names none = { .node = "n1" };
 
 	assert_written(&e, &none,
-		"{\"schema\":1,\"time\":\"1970-01-01T00:00:09.000000000Z\",\"node\":\"n1\",\"seq\":0,"
+		"{\"schema\":1,\"time\":\"1970-01-01T00:00:09.000000000Z\",\"node\":\"n1\",\"seq\":"
+		"0,"
 		"\"type\":\"exit\",\"phase\":\"SHUTDOWN\",\"phase_age_ns\":5530000000,"
 		"\"subject\":{\"kind\":\"process\",\"id\":4120,\"epoch\":7,\"source\":\"signal\"},"
 		"\"process\":{\"pid\":4121,\"start_ns\":1234560000000,\"comm\":\"nginx\"},"
@@ -343,8 +364,8 @@ static void test_write_exit_statuses(void **state)
 		e.exit.status = cases[i].status;
 		value = written(&e, &names);
 		assert_true(json_is_integer(json_object_get(value, cases[i].key)));
-		assert_int_equal(json_integer_value(json_object_get(value, cases[i].key)),
-			cases[i].value);
+		assert_int_equal(
+			json_integer_value(json_object_get(value, cases[i].key)), cases[i].value);
 		/* one of the two */
 		assert_true(!json_object_get(value, "code") != !json_object_get(value, "signal"));
 		json_decref(value);
@@ -353,18 +374,28 @@ static void test_write_exit_statuses(void **state)
 
 static void test_write_phase(void **state)
 {
-	struct event e = { .type = PW_EV_PHASE, .seq = 3, .time_ns = 1000000001,
-		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 }, .from = PW_ACTIVE,
+	struct event e = { .type = PW_EV_PHASE,
+		.seq = 3,
+		.time_ns = 1000000001,
+		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 4120 },
+			.from = PW_ACTIVE,
 			.by_comm = "sh",
-			.now = { .phase = PW_DRAIN, .source = PW_SOURCE_API, .epoch = 7,
-				.since_ns = 1000000000, .by_pid = 99, .by_uid = 0,
+			.now = { .phase = PW_DRAIN,
+				.source = PW_SOURCE_API,
+				.epoch = 7,
+				.since_ns = 1000000000,
+				.by_pid = 99,
+				.by_uid = 0,
 				.reason = "rolling update" } } };
 	struct event_names n = { .node = "n1", .subject = "nginx" };
 
 	assert_written(&e, &n,
-		"{\"schema\":1,\"time\":\"1970-01-01T00:00:01.000000001Z\",\"node\":\"n1\",\"seq\":3,"
-		"\"type\":\"phase\",\"phase\":\"DRAIN\",\"subject\":{\"kind\":\"process\",\"id\":4120,"
-		"\"name\":\"nginx\",\"epoch\":7,\"source\":\"api\"},\"from\":\"ACTIVE\",\"to\":\"DRAIN\","
+		"{\"schema\":1,\"time\":\"1970-01-01T00:00:01.000000001Z\",\"node\":\"n1\",\"seq\":"
+		"3,"
+		"\"type\":\"phase\",\"phase\":\"DRAIN\",\"subject\":{\"kind\":\"process\",\"id\":"
+		"4120,"
+		"\"name\":\"nginx\",\"epoch\":7,\"source\":\"api\"},\"from\":\"ACTIVE\",\"to\":"
+		"\"DRAIN\","
 		"\"epoch\":7,\"source\":\"api\",\"reason\":\"rolling update\","
 		"\"by\":{\"pid\":99,\"uid\":0,\"comm\":\"sh\"}}");
 }
@@ -373,7 +404,8 @@ static void test_write_phase(void **state)
 static void test_write_hostile_declaration(void **state)
 {
 	struct event e = { .type = PW_EV_PHASE,
-		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 1 }, .from = 99,
+		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 1 },
+			.from = 99,
 			.now = { .phase = PW_DRAIN, .source = 99, .epoch = 1 } } };
 	struct event_names n = { .node = "n1" };
 	json_t *value;
@@ -389,13 +421,17 @@ static void test_write_hostile_declaration(void **state)
 
 static void test_write_lost(void **state)
 {
-	struct event e = { .type = PW_EV_LOST, .seq = 12, .time_ns = 1,
-		.lost = { .stage = "ring", .count = 15,
+	struct event e = { .type = PW_EV_LOST,
+		.seq = 12,
+		.time_ns = 1,
+		.lost = { .stage = "ring",
+			.count = 15,
 			.by_type = { [PW_EV_ACCEPT] = 12, [PW_EV_EXIT] = 1, [PW_EV_FORK] = 2 } } };
 	struct event_names n = { .node = "n1" };
 
 	assert_written(&e, &n,
-		"{\"schema\":1,\"time\":\"1970-01-01T00:00:00.000000001Z\",\"node\":\"n1\",\"seq\":12,"
+		"{\"schema\":1,\"time\":\"1970-01-01T00:00:00.000000001Z\",\"node\":\"n1\",\"seq\":"
+		"12,"
 		"\"type\":\"lost\",\"count\":15,\"by_type\":{\"accept\":12,\"exit\":1,\"fork\":2},"
 		"\"stage\":\"ring\"}");
 	assert_null(event_process(&e));
@@ -422,11 +458,13 @@ static void assert_address(const uint8_t addr[16], const char *expected)
 	e.conn.tuple.sport = 65535;
 	value = written(&e, &names);
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(value, "src"), "addr")), expected);
+		json_string_value(json_object_get(json_object_get(value, "src"), "addr")),
+		expected);
 	assert_int_equal(
 		json_integer_value(json_object_get(json_object_get(value, "src"), "port")), 65535);
 	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(value, "dst"), "addr")), "10.0.0.8");
+		json_string_value(json_object_get(json_object_get(value, "dst"), "addr")),
+		"10.0.0.8");
 	json_decref(value);
 }
 
@@ -508,8 +546,8 @@ static void test_verdicts_and_sources(void **state)
 			value = written(&e, &names);
 			assert_string_equal(json_string_value(json_object_get(value, "verdict")),
 				verdict_name(v));
-			assert_string_equal(json_string_value(json_object_get(value, "phase")),
-				phase_name(p));
+			assert_string_equal(
+				json_string_value(json_object_get(value, "phase")), phase_name(p));
 			json_decref(value);
 		}
 }

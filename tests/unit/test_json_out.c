@@ -68,7 +68,8 @@ static void test_numbers(void **state)
 	json_i64(&j, NULL, INT64_MAX);
 	json_i64(&j, NULL, INT64_MIN);
 	json_close(&j, ']');
-	assert_text(&j, "[0,10,18446744073709551615,0,-1,9223372036854775807,-9223372036854775808]");
+	assert_text(
+		&j, "[0,10,18446744073709551615,0,-1,9223372036854775807,-9223372036854775808]");
 }
 
 static void test_null_is_absent(void **state)
@@ -132,7 +133,7 @@ static void test_invalid_utf8_is_replaced(void **state)
 		const char *text, *expected;
 	} cases[] = {
 		{ "\x80", BAD }, /* continuation without a start */
-		{ "a\xbf" "b", "a" BAD "b" },
+		{ "a\xbf-", "a" BAD "-" },
 		{ "\xc0\xaf", BAD BAD }, /* overlong */
 		{ "\xc1\xbf", BAD BAD },
 		{ "\xe0\x9f\xbf", BAD BAD BAD },
@@ -145,7 +146,7 @@ static void test_invalid_utf8_is_replaced(void **state)
 		{ "\xc3", BAD }, /* cut */
 		{ "x\xe2\x82", "x" BAD BAD },
 		{ "\xf0\x9f\x90", BAD BAD BAD },
-		{ "\xe2\x82" "A", BAD BAD "A" }, /* what follows is not swallowed */
+		{ "\xe2\x82-", BAD BAD "-" }, /* what follows is not swallowed */
 		{ "\xc3\"", BAD "\"" },
 		{ "\xe2\x82\\", BAD BAD "\\" },
 	};
@@ -180,7 +181,8 @@ static void test_length_is_respected(void **state)
 
 static void test_huge_strings(void **state)
 {
-	static const size_t lengths[] = { 1, 1019, 1020, 1021, 1022, 1023, 1024, 1025, 65536, 3000017 };
+	static const size_t lengths[] = { 1, 1019, 1020, 1021, 1022, 1023, 1024, 1025, 65536,
+		3000017 };
 	_cleanup_(json_free) struct json_out j = { 0 };
 	_cleanup_(freep) char *text = malloc(3000018);
 
@@ -307,18 +309,14 @@ static void assert_time(uint64_t ns)
 
 static void test_times(void **state)
 {
-	static const uint64_t seconds[] = {
-		0, 59, 60, 3599, 86399, 86400,
-		951782399, 951782400, 951868800, /* the end of February 2000, a leap year */
-		1483228799, 1483228800, /* around the last leap second */
-		1709164800, 1709251199, 1709251200, /* 29 February 2024 */
-		1767225599, 1767225600, /* New Year 2026 */
-		1772323199, 1772323200, /* 28 February 2026, none */
-		1795435471, 2147483647, 2147483648, 4294967295, 4294967296,
-		4102444800, /* 2100 is no leap year */
-		4107542399, 4107542400,
-		UINT64_MAX / 1000000000 - 1,
-	};
+	/*
+	 * Around midnights; the end of February 2000 and 2024 (leap years), 2026 and 2100 (none);
+	 * the last leap second; the limits of 32 bits.
+	 */
+	static const uint64_t seconds[] = { 0, 59, 60, 3599, 86399, 86400, 951782399, 951782400,
+		951868800, 1483228799, 1483228800, 1709164800, 1709251199, 1709251200, 1767225599,
+		1767225600, 1772323199, 1772323200, 1795435471, 2147483647, 2147483648, 4294967295,
+		4294967296, 4102444800, 4107542399, 4107542400, UINT64_MAX / 1000000000 - 1 };
 
 	for (size_t i = 0; i < ARRAY_SIZE(seconds); i++) {
 		assert_time(seconds[i] * 1000000000);

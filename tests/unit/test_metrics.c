@@ -47,8 +47,8 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	f->k.cpus = libbpf_num_possible_cpus();
-	f->k.phases = hash_map("t_phases", sizeof(struct pw_subject_key),
-		sizeof(struct pw_declaration));
+	f->k.phases =
+		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
 	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
 	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
 	f->k.counters = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "t_counters", sizeof(uint32_t),
@@ -182,11 +182,12 @@ static void test_sums_over_the_cpus(void **state)
 	f->each[0].connections[PW_DIR_CONNECT][PW_SHUTDOWN][PW_OK] = UINT64_MAX;
 	text = metrics(f);
 	snprintf(line, sizeof(line),
-		"phasewatch_connections_total{direction=\"accept\",phase=\"DRAIN\",verdict=\"misrouted\"} %u",
+		"phasewatch_connections_total{direction=\"accept\",phase=\"DRAIN\",verdict="
+		"\"misrouted\"} %u",
 		23 * f->k.cpus);
 	assert_line(text, line);
-	snprintf(line, sizeof(line), "phasewatch_misrouted_total{type=\"accept\",phase=\"DRAIN\"} %u",
-		23 * f->k.cpus);
+	snprintf(line, sizeof(line),
+		"phasewatch_misrouted_total{type=\"accept\",phase=\"DRAIN\"} %u", 23 * f->k.cpus);
 	assert_line(text, line);
 	assert_line(text, "phasewatch_connections_total{direction=\"connect\",phase=\"SHUTDOWN\","
 			  "verdict=\"ok\"} 18446744073709551615");
@@ -195,8 +196,8 @@ static void test_sums_over_the_cpus(void **state)
 	snprintf(line, sizeof(line),
 		"phasewatch_events_lost_total{type=\"connect\",stage=\"ring\"} %u", 5 * f->k.cpus);
 	assert_line(text, line);
-	snprintf(line, sizeof(line),
-		"phasewatch_events_lost_total{type=\"fork\",stage=\"map\"} %u", 7 * f->k.cpus);
+	snprintf(line, sizeof(line), "phasewatch_events_lost_total{type=\"fork\",stage=\"map\"} %u",
+		7 * f->k.cpus);
 	assert_line(text, line);
 	free(text);
 }
@@ -251,7 +252,9 @@ static void test_format(void **state)
 			continue;
 		}
 		assert_int_equal(strncmp(line, family, strlen(family)), 0);
-		suffix = strcmp(type, "counter") == 0 ? "_total" : strcmp(type, "info") == 0 ? "_info" : "";
+		suffix = strcmp(type, "counter") == 0 ? "_total"
+			 : strcmp(type, "info") == 0  ? "_info"
+						      : "";
 		assert_int_equal(strncmp(line + strlen(family), suffix, strlen(suffix)), 0);
 		assert_non_null(strchr("{ ", line[strlen(family) + strlen(suffix)]));
 		snprintf(series, sizeof(series), "\n%.*s ", (int)(strrchr(line, ' ') - line), line);

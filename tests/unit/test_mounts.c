@@ -33,7 +33,8 @@ static void in_own_mounts(int (*fn)(void))
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		if (unshare(CLONE_NEWNS) < 0 ||
+			mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 			_exit(SKIPPED);
 		_exit(fn());
 	}
@@ -52,8 +53,7 @@ static bool is_root(int fd)
 	struct stat st;
 
 	return fstatfs(fd, &fs) == 0 && (unsigned long)fs.f_type == CGROUP2_SUPER_MAGIC &&
-	       fstat(fd, &st) == 0 && st.st_ino == 1 &&
-	       fcntl(fd, F_GETFD) == FD_CLOEXEC;
+	       fstat(fd, &st) == 0 && st.st_ino == 1 && fcntl(fd, F_GETFD) == FD_CLOEXEC;
 }
 
 static void test_cgroup2(void **state)

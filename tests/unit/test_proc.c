@@ -114,8 +114,8 @@ static void set_name(void *name)
 static void test_hostile_names(void **state)
 {
 	static const char *const names[] = { "a b", "(", ")", "()", ")(", "x) R 1 2 3", ") Z 1 (",
-		"a) S 1 1 1 (b", "))))", "((((", "\x1b[31mred", "\xff\xfe\x80", "", " ", "0123456789abcde",
-		"a\tb", "%s%n" };
+		"a) S 1 1 1 (b", "))))", "((((", "\x1b[31mred", "\xff\xfe\x80", "", " ",
+		"0123456789abcde", "a\tb", "%s%n" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		struct child c = child_start(set_name, (void *)names[i]);
@@ -133,8 +133,7 @@ static void test_hostile_names(void **state)
 static void test_names_with_escapes(void **state)
 {
 	static const char *const names[] = { "a\nb", "\nUid: 0 0", "\\", "a\\nb",
-		"\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n",
-		"\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\" };
+		"\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n", "\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		struct child c = child_start(set_name, (void *)names[i]);
@@ -519,12 +518,14 @@ int main(void)
 			test_exe_of_a_reused_pid, names_set_up, names_tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_exe_slots_collide, names_set_up, names_tear_down),
-		cmocka_unit_test_setup_teardown(test_exe_of_huge_pids, names_set_up, names_tear_down),
-		cmocka_unit_test_setup_teardown(test_forked_child_runs_its_parents_program,
-			names_set_up, names_tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_exe_of_huge_pids, names_set_up, names_tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_forked_child_runs_its_parents_program, names_set_up, names_tear_down),
 		cmocka_unit_test_setup_teardown(test_executed, names_set_up, names_tear_down),
 		cmocka_unit_test_setup_teardown(test_cgroup, names_set_up, names_tear_down),
-		cmocka_unit_test_setup_teardown(test_cgroup_of_nobody, names_set_up, names_tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_cgroup_of_nobody, names_set_up, names_tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

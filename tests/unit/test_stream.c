@@ -27,7 +27,8 @@ struct gist {
 static void publish_gist(struct stream *s, uint64_t seq, const struct gist *g)
 {
 	struct pw_verdict_on on = { .key = { .kind = PW_KIND_PROCESS, .id = g->subject },
-		.phase = g->phase, .verdict = g->verdict };
+		.phase = g->phase,
+		.verdict = g->verdict };
 	struct pw_process process = { .pid = g->pid, .comm = "x" };
 	struct event e = { .type = g->type, .seq = seq, .time_ns = seq * 1000 };
 
@@ -62,7 +63,9 @@ static void publish(struct stream *s, uint64_t seq)
 /* `count` records that the ring had no room for: they stand for as many sequence numbers. */
 static void publish_lost(struct stream *s, uint64_t seq, uint64_t count)
 {
-	struct event e = { .type = PW_EV_LOST, .seq = seq, .time_ns = seq * 1000,
+	struct event e = { .type = PW_EV_LOST,
+		.seq = seq,
+		.time_ns = seq * 1000,
 		.lost = { .stage = "ring", .count = count, .by_type = { [PW_EV_EXIT] = count } } };
 
 	assert_int_equal(stream_publish(s, &e, &names), 0);
@@ -153,7 +156,8 @@ static void sink_follow(struct sink *sink, struct stream *s, const struct stream
 {
 	*sink = (struct sink){ .got = evbuffer_new() };
 	assert_non_null(sink->got);
-	assert_int_equal(stream_follow(s, filter, sink_send, sink_backlog, sink, &sink->follower), 0);
+	assert_int_equal(
+		stream_follow(s, filter, sink_send, sink_backlog, sink, &sink->follower), 0);
 }
 
 static int set_up(void **state)
@@ -215,8 +219,8 @@ static void test_recent_is_bounded(void **state)
 	for (uint64_t seq = STREAM_RECENT + 1; seq < 3 * STREAM_RECENT + 37; seq++)
 		publish(s, seq);
 	assert_recent(s, &everything, SIZE_MAX, 2 * STREAM_RECENT + 37, 3 * STREAM_RECENT + 36);
-	assert_recent(s, &everything, STREAM_RECENT + 1, 2 * STREAM_RECENT + 37,
-		3 * STREAM_RECENT + 36);
+	assert_recent(
+		s, &everything, STREAM_RECENT + 1, 2 * STREAM_RECENT + 37, 3 * STREAM_RECENT + 36);
 	assert_recent(s, &everything, 101, 3 * STREAM_RECENT - 64, 3 * STREAM_RECENT + 36);
 }
 
@@ -224,7 +228,8 @@ static void test_recent_is_bounded(void **state)
 static void test_recent_of_all_lengths(void **state)
 {
 	struct event e = { .type = PW_EV_PHASE,
-		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 1 }, .now = { .phase = PW_INIT } } };
+		.phase = { .key = { .kind = PW_KIND_PROCESS, .id = 1 },
+			.now = { .phase = PW_INIT } } };
 	struct stream *s = *state;
 	char subject[2000];
 	struct event_names n = { .node = "n1", .subject = subject };
@@ -247,8 +252,8 @@ static void test_recent_of_all_lengths(void **state)
 		const json_t *line = json_array_get(all, i);
 
 		assert_int_equal(number(line, "seq"), seq);
-		assert_int_equal(json_string_length(json_object_get(
-					 json_object_get(line, "subject"), "name")),
+		assert_int_equal(json_string_length(
+					 json_object_get(json_object_get(line, "subject"), "name")),
 			seq * 7919 % (sizeof(subject) - 1));
 	}
 	json_decref(all);
@@ -343,9 +348,12 @@ static void test_a_full_list_of_pids(void **state)
 /* A cgroup's id that happens to be a process's is not asked for by --pid. */
 static void test_pid_is_no_cgroup(void **state)
 {
-	struct event e = { .type = PW_EV_ACCEPT,
-		.conn = { .h = { .type = PW_EV_ACCEPT }, .process = { .pid = 3 },
-			.on = { .key = { .kind = PW_KIND_CGROUP, .id = 77 }, .phase = PW_DRAIN } } };
+	struct event e = {
+		.type = PW_EV_ACCEPT,
+		.conn = { .h = { .type = PW_EV_ACCEPT },
+			.process = { .pid = 3 },
+			.on = { .key = { .kind = PW_KIND_CGROUP, .id = 77 }, .phase = PW_DRAIN } }
+	};
 	struct stream *s = *state;
 
 	assert_int_equal(stream_publish(s, &e, &names), 0);
@@ -355,8 +363,11 @@ static void test_pid_is_no_cgroup(void **state)
 
 static void test_lost_events_always_pass(void **state)
 {
-	const struct stream_filter f = { .types = 1u << PW_EV_CONNECT, .phases = 1u << PW_INIT,
-		.verdicts = 1u << PW_GRACE, .n_pids = 1, .pids = { 5 } };
+	const struct stream_filter f = { .types = 1u << PW_EV_CONNECT,
+		.phases = 1u << PW_INIT,
+		.verdicts = 1u << PW_GRACE,
+		.n_pids = 1,
+		.pids = { 5 } };
 	struct stream *s = *state;
 	struct sink sink;
 
@@ -549,7 +560,7 @@ static void test_slow_follower_with_a_filter(void **state)
 	sink_free(&slow);
 }
 
-/* Delivered and lost together leave no gap: a `lost` event that is missed counts what it counted. */
+/* Delivered and lost leave no gap: a `lost` event that is missed counts what it counted. */
 static void test_seq_is_gapless_over_delivered_and_lost(void **state)
 {
 	struct stream *s = *state;
@@ -573,7 +584,8 @@ static void test_seq_is_gapless_over_delivered_and_lost(void **state)
 	stream_flush(s);
 
 	all = lines(slow.got);
-	json_array_foreach (all, i, line) {
+	json_array_foreach(all, i, line)
+	{
 		bool lost = json_object_get(line, "count") != NULL;
 
 		assert_int_equal(number(line, "seq"), expected);
@@ -594,13 +606,16 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_full_list_of_pids, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_pid_is_no_cgroup, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_lost_events_always_pass, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_followers_get_each_event_once, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_followers_get_each_event_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_recent_then_follow, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_unfollow_with_events_queued, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_unfollow_with_events_queued, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_slow_follower_is_told, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_slow_follower_is_told_without_events, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(test_slow_follower_with_a_filter, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			test_slow_follower_with_a_filter, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_seq_is_gapless_over_delivered_and_lost, set_up, tear_down),
 	};

@@ -27,8 +27,9 @@ static void test_moves_within_an_epoch(void **state)
 		for (uint32_t to = PW_INIT; to < PW_PHASES; to++) {
 			struct pw_declaration now = { .phase = from, .epoch = 7 };
 
-			assert_int_equal(phase_move(&now, to, 7),
-				to > from ? MOVE_FORWARD : to < from ? MOVE_BACKWARD : MOVE_NONE);
+			assert_int_equal(phase_move(&now, to, 7), to > from   ? MOVE_FORWARD
+								  : to < from ? MOVE_BACKWARD
+									      : MOVE_NONE);
 		}
 }
 
@@ -58,8 +59,12 @@ static void test_moves_of_the_last_epoch(void **state)
 
 static void test_enter(void **state)
 {
-	struct pw_declaration d = { .epoch = 7, .source = PW_SOURCE_SIGNAL, .start_ns = 5,
-		.by_uid = 6, .by_pid = 8, .reason = "why" };
+	struct pw_declaration d = { .epoch = 7,
+		.source = PW_SOURCE_SIGNAL,
+		.start_ns = 5,
+		.by_uid = 6,
+		.by_pid = 8,
+		.reason = "why" };
 
 	declaration_enter(&d, PW_INIT, 7, 1000);
 	declaration_enter(&d, PW_ACTIVE, 7, 2000);
@@ -67,8 +72,8 @@ static void test_enter(void **state)
 	assert_int_equal(d.phase, PW_DRAIN);
 	assert_int_equal(d.epoch, 7);
 	assert_int_equal(d.since_ns, 3000);
-	assert_memory_equal(d.entered_ns, ((uint64_t[]){ 1000, 2000, 3000, 0 }),
-		sizeof(d.entered_ns));
+	assert_memory_equal(
+		d.entered_ns, ((uint64_t[]){ 1000, 2000, 3000, 0 }), sizeof(d.entered_ns));
 	/* who and why are the caller's */
 	assert_int_equal(d.source, PW_SOURCE_SIGNAL);
 	assert_int_equal(d.start_ns, 5);
@@ -79,8 +84,9 @@ static void test_enter(void **state)
 
 static void test_enter_a_new_epoch(void **state)
 {
-	struct pw_declaration d = { .epoch = 7, .phase = PW_SHUTDOWN, .since_ns = 4,
-		.entered_ns = { 1, 2, 3, 4 } };
+	struct pw_declaration d = {
+		.epoch = 7, .phase = PW_SHUTDOWN, .since_ns = 4, .entered_ns = { 1, 2, 3, 4 }
+	};
 
 	declaration_enter(&d, PW_ACTIVE, 8, 9000);
 	assert_int_equal(d.phase, PW_ACTIVE);
@@ -167,8 +173,8 @@ static int set_up(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	f->k.phases = hash_map("t_phases", sizeof(struct pw_subject_key),
-		sizeof(struct pw_declaration));
+	f->k.phases =
+		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
 	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
 	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
 	f->k.control = &f->control;
@@ -248,8 +254,12 @@ static const struct subject *taken_over(struct fixture *f)
 	const struct subject *s;
 
 	leave(f, f->pid,
-		(struct pw_declaration){ .phase = PW_ACTIVE, .source = PW_SOURCE_API, .epoch = 7,
-			.since_ns = 1000, .start_ns = f->start_ns, .entered_ns = { 0, 1000 } });
+		(struct pw_declaration){ .phase = PW_ACTIVE,
+			.source = PW_SOURCE_API,
+			.epoch = 7,
+			.since_ns = 1000,
+			.start_ns = f->start_ns,
+			.entered_ns = { 0, 1000 } });
 	assert_int_equal(subjects_reconcile(f->s), 0);
 	s = subjects_find(f->s, &key);
 	assert_non_null(s);
@@ -311,7 +321,9 @@ static void test_take_over_of_a_hostile_headless_subject(void **state)
 {
 	struct fixture *f = need_maps(state);
 	struct pw_subject_key key = key_of(f->pid);
-	struct pw_declaration d = { .phase = PW_DRAIN, .epoch = UINT64_MAX, .since_ns = UINT64_MAX,
+	struct pw_declaration d = { .phase = PW_DRAIN,
+		.epoch = UINT64_MAX,
+		.since_ns = UINT64_MAX,
 		.start_ns = f->start_ns };
 	const struct subject *s;
 
@@ -394,8 +406,8 @@ static void test_direct_write_of_a_new_epoch(void **state)
 	assert_int_equal(subjects_reconcile(f->s), 0);
 	assert_int_equal(f->n_told, 1);
 	assert_true(in_map(f, key_of(f->pid), &after));
-	assert_memory_equal(after.entered_ns, ((uint64_t[]){ 2000, 0, 0, 0 }),
-		sizeof(after.entered_ns));
+	assert_memory_equal(
+		after.entered_ns, ((uint64_t[]){ 2000, 0, 0, 0 }), sizeof(after.entered_ns));
 }
 
 /* Nothing that is written there stops the daemon or becomes a subject. */
@@ -434,8 +446,12 @@ static void test_hostile_map(void **state)
 static void test_hostile_values(void **state)
 {
 	struct fixture *f = need_maps(state);
-	struct pw_declaration d = { .phase = PW_DRAIN, .source = 99, .epoch = 8,
-		.since_ns = UINT64_MAX, .by_pid = UINT32_MAX, .by_uid = UINT32_MAX };
+	struct pw_declaration d = { .phase = PW_DRAIN,
+		.source = 99,
+		.epoch = 8,
+		.since_ns = UINT64_MAX,
+		.by_pid = UINT32_MAX,
+		.by_uid = UINT32_MAX };
 	const struct subject *s = taken_over(f);
 
 	memset(d.reason, 'x', sizeof(d.reason));
@@ -453,8 +469,9 @@ static void test_hostile_values(void **state)
 static void test_another_process_start(void **state)
 {
 	struct fixture *f = need_maps(state);
-	struct pw_declaration d = { .phase = PW_DRAIN, .epoch = 1,
-		.start_ns = f->start_ns + 100 * PW_START_UNIT_NS };
+	struct pw_declaration d = {
+		.phase = PW_DRAIN, .epoch = 1, .start_ns = f->start_ns + 100 * PW_START_UNIT_NS
+	};
 
 	write_map(f, key_of(f->pid), d);
 	assert_int_equal(subjects_reconcile(f->s), 0);
@@ -515,7 +532,9 @@ static void test_many(void **state)
 
 		pids[i] = start_child(&start_ns);
 		leave(f, pids[i],
-			(struct pw_declaration){ .phase = PW_INIT, .epoch = 1, .since_ns = 1,
+			(struct pw_declaration){ .phase = PW_INIT,
+				.epoch = 1,
+				.since_ns = 1,
 				.start_ns = start_ns });
 	}
 	assert_int_equal(subjects_reconcile(f->s), 0);
@@ -539,8 +558,12 @@ static void test_many(void **state)
 static int declare(struct fixture *f, uint32_t phase, uint64_t epoch, const char *reason,
 	struct declaration_result *ret, char why[static WHY_LEN])
 {
-	struct declaration_request r = { .phase = phase, .pid = f->pid, .epoch = epoch,
-		.reason = reason, .by_pid = getpid(), .by_uid = getuid() };
+	struct declaration_request r = { .phase = phase,
+		.pid = f->pid,
+		.epoch = epoch,
+		.reason = reason,
+		.by_pid = getpid(),
+		.by_uid = getuid() };
 
 	why[0] = '\0';
 	return subjects_declare(f->s, &r, ret, why);
@@ -619,8 +642,8 @@ static void test_declare_a_new_epoch(void **state)
 }
 
 /* Refused, with a sentence that has these words; and nothing has changed. */
-static void assert_refused(struct fixture *f, uint32_t phase, uint64_t epoch, int err,
-	const char *const words[])
+static void assert_refused(
+	struct fixture *f, uint32_t phase, uint64_t epoch, int err, const char *const words[])
 {
 	struct declaration_result r, untouched;
 	struct pw_declaration before, after;
