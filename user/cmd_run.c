@@ -142,14 +142,20 @@ static struct event *backlog_slot(struct daemon *d, const struct pw_conn_record 
 	if (b->dropped)
 		publish_backlog(d, slot);
 	*slot = (struct event){ .type = PW_EV_BACKLOG,
-		.backlog = { r->process, r->on, r->tuple, 0 } };
+		.backlog = { .process = r->process, .on = r->on, .listener = r->tuple } };
 	return slot;
 }
 
-/* Comes before its drops, and knows the listener's own address, where they know their own. */
+/*
+ * Comes before its drops, and knows the listener's own address; they only know where they went to.
+ * shutdown(2) of a listener drops its queue, and closes nothing.
+ */
 static void on_unlisten(struct daemon *d, const struct event *e)
 {
-	backlog_slot(d, &e->conn)->backlog.listener = e->conn.tuple;
+	struct event_backlog *b = &backlog_slot(d, &e->conn)->backlog;
+
+	b->listener = e->conn.tuple;
+	b->addr_known = true;
 }
 
 static void on_drop(struct daemon *d, const struct event *e)

@@ -190,6 +190,19 @@ static int begin(struct drains *d, const struct event_phase *p, const char *name
 	return 0;
 }
 
+/* An exit is told of before its files are closed, which belongs to it. */
+static uint64_t last_close_ns(const struct report *r)
+{
+	uint64_t last = r->exit_ns;
+
+	if (r->has_stats && r->last.last_released_ns > last)
+		last = r->last.last_released_ns;
+	for (size_t i = 0; i < r->n_ports; i++)
+		if (r->ports[i].closed_ns > last)
+			last = r->ports[i].closed_ns;
+	return last;
+}
+
 static const struct report *finish(struct drains *d, struct drain *drain, enum report_end end,
 	const struct pw_stats *stats, uint64_t at_ns)
 {
@@ -202,8 +215,8 @@ static const struct report *finish(struct drains *d, struct drain *drain, enum r
 	free(TAKE_PTR(drain->slots));
 	drain->n_slots = 0;
 	r->end = end;
-	r->ended_ns = end == REPORT_EXITED && r->exit_ns ? r->exit_ns : at_ns;
 	r->last_is_final = take_stats(d, r, stats);
+	r->ended_ns = end == REPORT_EXITED && r->exit_ns ? last_close_ns(r) : at_ns;
 
 	TAILQ_INSERT_TAIL(&d->finished, drain, link);
 	if (++d->n_finished > DRAINS_KEPT) {

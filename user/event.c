@@ -232,7 +232,13 @@ static void write_backlog(
 	write_duration(j, "phase_age_ns", b->on.since_ns, e->time_ns);
 	write_common(j, e, names);
 	json_u64(j, "dropped", b->dropped);
-	write_endpoint(j, "listener", b->listener.daddr, b->listener.dport);
+	if (b->addr_known) {
+		write_endpoint(j, "listener", b->listener.daddr, b->listener.dport);
+		return;
+	}
+	json_open(j, "listener", '{');
+	json_u64(j, "port", b->listener.dport);
+	json_close(j, '}');
 }
 
 static void write_exit(struct json_out *j, const struct event *e, const struct event_names *names)

@@ -3,6 +3,7 @@
 #ifndef PW_EVENT_H
 #define PW_EVENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,7 +28,8 @@ struct event_lost {
 struct event_backlog {
 	struct pw_process process; /* who closed it */
 	struct pw_verdict_on on;
-	struct pw_tuple listener; /* as destination; of the first connection */
+	struct pw_tuple listener; /* as destination */
+	bool addr_known; /* else it is where the first connection went to */
 	uint64_t dropped;
 };
 
