@@ -2,12 +2,15 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("harness", "peers", "expect", "real")
+
+sys.path.append(str(Path(__file__).parent / "servers"))
 
 import harness  # noqa: E402
 import peers  # noqa: E402
@@ -84,6 +87,31 @@ def actor():
     yield make
     for one in made:
         one.stop()
+
+
+@pytest.fixture
+def listening(actor):
+    """Makes actors that listen."""
+
+    def make(address="127.0.0.1", prefix=()):
+        one = actor(prefix)
+        one.port = one.call("listen", address)
+        return one
+
+    return make
+
+
+@pytest.fixture
+def client(actor):
+    """Makes actors with a name of their own, to be clients."""
+
+    def make(prefix=()):
+        one = actor(prefix)
+        one.comm = f"client-{one.pid}"
+        one.call("rename", one.comm)
+        return one
+
+    return make
 
 
 class Netns:

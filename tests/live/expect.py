@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """Events against what the clients know."""
 
-import time
+from collections import Counter
 from pathlib import Path
 
 import peers
+from harness import ARRIVALS, LOSSES, now_ns
 
 
-def now_ns():
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+def of_type(events, kind):
+    return [e for e in events if e["type"] == kind]
+
+
+def counted(events):
+    """How many there are of each kind that counts against a drain."""
+    return Counter(e["type"] for e in events if e["type"] in ARRIVALS | LOSSES)
 
 
 def ports(connections):
@@ -52,6 +58,72 @@ def process(shown, pid):
     assert shown["exe"] == str(Path(f"/proc/{pid}/exe").readlink())
     own = [line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if "0::" in line]
     assert shown["cgroup"] == own[0].partition("0::")[2]
+
+
+def requests(events, kept, late, subject, acceptor=None, drained=0, tracked=True):
+    """`late`: how many requests each connection carried since the drain was declared. How old a
+    connection is that nobody tracked, because it is older than any declaration, is not known."""
+    events = of_type(events, "request")
+    now = now_ns()
+    expected = {port: n for port, n in zip(kept.ports, late) if n}
+    assert Counter(e["src"]["port"] for e in events) == expected
+    made = {c.src[1]: c for c in kept.made}
+    ages = {}
+    for event in events:
+        one = made[event["src"]["port"]]
+        assert (event["src"]["addr"], event["src"]["port"]) == one.src, event
+        assert (event["dst"]["addr"], event["dst"]["port"]) == one.dst, event
+        assert event["subject"]["id"] == subject, event
+        assert event["process"]["pid"] == (acceptor or subject), event
+        assert (event["phase"], event["verdict"]) == ("DRAIN", "misrouted"), event
+        assert 0 < event["phase_age_ns"] < now - drained, event
+        # It arrived after DRAIN, and that came when all connections were there.
+        if not tracked:
+            assert "conn_age_ns" not in event, event
+            continue
+        youngest = max(drained - kept.latest, 0)
+        assert youngest <= event["conn_age_ns"] <= now - kept.earliest, event
+        assert event["conn_age_ns"] > ages.get(one, 0), event
+        ages[one] = event["conn_age_ns"]
+    for port in expected:
+        numbers = [e["nth"] for e in events if e["src"]["port"] == port]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), port
+
+
+def abandoned(events, kept, ends, pid, subject=None):
+    """`ends`: {the number of a connection: (how, busy)}, all of them."""
+    events = of_type(events, "abandon")
+    assert sorted(e["src"]["port"] for e in events) == sorted(kept.ports[i] for i in ends)
+    found = by_src_port(events)
+    now = now_ns()
+    for i, (how, busy) in ends.items():
+        event = found[kept.ports[i]]
+        assert (event["src"]["addr"], event["src"]["port"]) == kept.made[i].src, event
+        assert (event["dst"]["addr"], event["dst"]["port"]) == kept.made[i].dst, event
+        assert (event["how"], event["busy"]) == (how, busy), (i, event)
+        assert event["bytes_in"] == kept.to_server[i], (i, event)
+        assert event["bytes_out"] == kept.to_client[i], (i, event)
+        assert event["process"]["pid"] == pid, event
+        assert event["subject"]["id"] == (subject or pid), event
+        assert event["phase"] == "DRAIN", event
+        assert 0 < event["conn_age_ns"] <= now - kept.earliest, event
+
+
+def backlog(events, pid, endpoint, dropped, subject=None):
+    (event,) = of_type(events, "backlog")
+    assert event["dropped"] == dropped, event
+    assert (event["listener"].get("addr"), event["listener"]["port"]) == endpoint, event
+    assert event["subject"]["id"] == (subject or pid), event
+    assert event["process"]["pid"] == pid, event
+    assert event["phase"] == "DRAIN", event
+    assert event["phase_age_ns"] > 0, event
+
+
+def client(event, client):
+    shown = event["client"]
+    assert (shown["pid"], shown["comm"]) == (client.pid, client.comm), event
+    own = [x for x in Path(f"/proc/{client.pid}/cgroup").read_text().splitlines() if "0::" in x]
+    assert shown.get("cgroup") in (None, own[0].partition("0::")[2]), event
 
 
 class Counts:

@@ -42,6 +42,10 @@ def wait_until(condition, what, deadline=DEADLINE):
         time.sleep(0.005)
 
 
+def now_ns():
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -15,9 +15,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import DEADLINE, SERVERS, free_port, wait_until
+from common import end_of
+from harness import DEADLINE, SERVERS, free_port, now_ns, wait_until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+# What is said on connections to actors, in bytes.
+QUESTION = 41
+ANSWER = 59
 
 # What a server listens on, and what a client of it connects to.
 FAMILIES = {
@@ -105,6 +109,65 @@ class Held:
     def receive(self):
         for sock in self.sockets:
             assert sock.recv(100) == b"again\n"
+
+
+class Kept(Held):
+    """Connections that an actor has accepted: the n-th here is its n-th. Counts what is sent."""
+
+    def __init__(self, one, count, address="127.0.0.1", accept=True):
+        self.one = one
+        self.earliest = now_ns()
+        super().__init__(address, one.port, count)
+        if accept:
+            one.call("accept", count)
+        self.latest = now_ns()
+        self.to_server = [0] * count
+        self.to_client = [0] * count
+
+    def say(self, which, size=QUESTION):
+        for i in which:
+            self.sockets[i].sendall(bytes(size))
+            self.to_server[i] += size
+
+    def read(self, which, size=QUESTION, *how):
+        self.one.call("receive", list(which), size, *how)
+
+    def answer(self, which, size=ANSWER):
+        self.one.call("send", list(which), size)
+        for i in which:
+            got = 0
+            while got < size:
+                got += len(self.sockets[i].recv(size - got))
+            self.to_client[i] += size
+
+    def ask(self, which, size=QUESTION):
+        self.say(which, size)
+        self.read(which, size)
+        self.answer(which)
+
+    def next_tick(self):
+        """What was said so far and what follows are told apart by TCP's clocks, too: they are what
+        tells whose turn it was when DRAIN came, and tick every 10 ms or more often."""
+        begin = now_ns()
+        wait_until(lambda: now_ns() > begin + 10**7, "10 ms have passed")
+
+    def leave(self, which):
+        for i in which:
+            self.sockets[i].close()
+
+
+def fill(port, count, address="127.0.0.1", talk=(), already=0):
+    """Connections that wait to be accepted; those in `talk` have sent a request."""
+    held = Held(address, port, count)
+    for i in talk:
+        held.sockets[i].sendall(bytes(QUESTION))
+    queued = count + already
+    wait_until(lambda: accept_queue(port) == queued, f"{queued} in the accept queue")
+    return held
+
+
+def resets(held):
+    return [end_of(s) for s in held.sockets].count("rst")
 
 
 # /proc --------------------------------------------------------------------------------------
@@ -303,6 +366,14 @@ class Actor:
 
     def wait(self):
         return self.process.wait(DEADLINE)
+
+    def die(self, how):
+        """By "exit" or a signal's name."""
+        if how == "exit":
+            self.begin("exit", 0)
+        else:
+            os.kill(self.pid, getattr(signal, how))
+        self.wait()
 
     def stop(self):
         with contextlib.suppress(ProcessLookupError):
