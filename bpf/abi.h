@@ -126,7 +126,7 @@ struct pw_tuple {
 struct pw_client {
 	__u64 cgroup_id;
 	__u32 pid;
-	__u32 reserved;
+	__u32 arming; /* pw_control.armed then: one from an earlier drain tells nothing */
 	char comm[PW_COMM_LEN];
 };
 
@@ -277,9 +277,11 @@ struct pw_control {
 	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
 	__u32 snapshot; /* enum pw_snapshot_pass */
-	__u32 armed;	/* something drains: who connects is remembered */
+	__u32 armed;	/* something drains: who connects is remembered; else 0 */
+	__u32 armings;	/* how often that began; `armed` is the number of this one */
 	__u32 cgroups;	/* some cgroup is declared */
 	__u32 ignores;	/* `ignore` is not empty */
+	__u32 reserved;
 	struct pw_ignore ignore;
 };
 

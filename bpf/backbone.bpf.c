@@ -42,7 +42,8 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 }
 
 /* So that the other end of a misrouted connection can be named, if it is on this node. */
-static __always_inline void pw_remember_client(struct bpf_sock *sk, struct task_struct *task)
+static __always_inline void pw_remember_client(
+	struct bpf_sock *sk, struct task_struct *task, __u32 arming)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct pw_opener opener = {};
@@ -54,7 +55,7 @@ static __always_inline void pw_remember_client(struct bpf_sock *sk, struct task_
 	pw_read_tuple((struct sock *)tp, 0, &t);
 	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
 	opener.port = t.sport;
-	pw_identify_client(task, &client);
+	pw_identify_client(task, arming, &client);
 	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
 }
 
@@ -70,7 +71,7 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 	struct pw_stats *stats;
 
 	if (ctl && ctl->armed)
-		pw_remember_client(sk, task);
+		pw_remember_client(sk, task, ctl->armed);
 	pw_forget_conn(sk);
 	d = pw_subject_of(task, &key);
 	if (!d) {

@@ -88,13 +88,14 @@ static __always_inline int pw_was_read(struct sock *sk)
 /* Who on this node opened the connection, if it was seen to. */
 static __always_inline void pw_find_client(struct pw_tuple *t, struct pw_client *ret)
 {
+	struct pw_control *ctl = pw_shared();
 	struct pw_opener opener = {};
 	struct pw_client *client;
 
 	__builtin_memcpy(opener.addr, t->saddr, sizeof(opener.addr));
 	opener.port = t->sport;
 	client = bpf_map_lookup_elem(&pw_clients, &opener);
-	if (client)
+	if (client && ctl && client->arming == ctl->armed)
 		*ret = *client;
 	else
 		__builtin_memset(ret, 0, sizeof(*ret));

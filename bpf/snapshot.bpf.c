@@ -123,10 +123,11 @@ static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *t
 	conn->was_read = 1;
 }
 
-static __always_inline void pw_stamp_client(struct sock *sk, struct task_struct *task)
+static __always_inline void pw_stamp_client(
+	struct sock *sk, struct task_struct *task, __u32 arming)
 {
 	struct pw_opener opener = {};
-	struct pw_client client;
+	struct pw_client *known, client;
 	struct pw_conn *conn;
 	struct pw_tuple t;
 
@@ -136,8 +137,12 @@ static __always_inline void pw_stamp_client(struct sock *sk, struct task_struct 
 	pw_read_tuple(sk, 0, &t);
 	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
 	opener.port = t.sport;
-	pw_identify_client(task, &client);
-	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_NOEXIST);
+	/* several processes may hold it: who connected, or else the first one */
+	known = bpf_map_lookup_elem(&pw_clients, &opener);
+	if (known && known->arming == arming)
+		return;
+	pw_identify_client(task, arming, &client);
+	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
 }
 
 SEC("iter/task_file")
@@ -169,7 +174,7 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (ctl->snapshot == PW_PASS_CLIENTS) {
 		if (state != TCP_LISTEN)
-			pw_stamp_client(sk, task);
+			pw_stamp_client(sk, task, ctl->armed);
 		return 0;
 	}
 	if (!pw_subject_of(task, &key))

@@ -37,12 +37,13 @@ static __always_inline void pw_identify(struct task_struct *task, struct pw_proc
 	BPF_CORE_READ_INTO(&p->comm, leader, comm);
 }
 
-static __always_inline void pw_identify_client(struct task_struct *task, struct pw_client *c)
+static __always_inline void pw_identify_client(
+	struct task_struct *task, __u32 arming, struct pw_client *c)
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
 	c->pid = BPF_CORE_READ(leader, tgid);
-	c->reserved = 0;
+	c->arming = arming;
 	c->cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id);
 	BPF_CORE_READ_INTO(&c->comm, leader, comm);
 }

@@ -725,7 +725,8 @@ int kernel_arm(struct kernel *k, bool on)
 	struct kernel_private *p = k->private;
 	bool was_on = k->control->armed;
 
-	k->control->armed = on;
+	if (on != was_on)
+		k->control->armed = on ? ++k->control->armings : 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		if (specs[i].kind != HOOK_ON_DEMAND || k->hooks[i].error ||
