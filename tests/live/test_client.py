@@ -3,6 +3,7 @@
 
 import expect
 import pytest
+from harness import free_port
 from peers import QUESTION
 
 
@@ -84,6 +85,27 @@ def test_clients_of_one_server(daemon, watch, listening, client):
     assert sorted(e["src"]["port"] for e in events) == sorted(clients)
     for event in events:
         expect.client(event, clients[event["src"]["port"]])
+
+
+def test_reused_port(daemon, watch, listening, client):
+    """Who connected from this port during an earlier drain, to another server, is not the client."""
+    other, one = listening(), listening()
+    first, second = client(), client()
+    source = free_port()
+    daemon.declare("ACTIVE", one.pid)
+    daemon.declare("DRAIN", other.pid)
+    first.call("connect", "127.0.0.1", other.port, True, source)
+    other.call("accept", 1)
+    other.die("exit")
+    first.die("exit")
+    made = second.call("connect", "127.0.0.1", one.port, True, source)
+    assert (made["errno"], made["port"]) == (None, source)
+    one.call("accept", 1)
+    daemon.declare("DRAIN", one.pid)
+    second.call("send", [0], QUESTION)
+    one.call("receive", [0], QUESTION)
+    (event,) = expect.of_type(watch.collect(), "request")
+    expect.client(event, second)
 
 
 def test_client_is_the_draining_process_itself(daemon, watch, listening):

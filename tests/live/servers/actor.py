@@ -193,8 +193,11 @@ class Actor:
 
     # As a client
 
-    def connect(self, address, port, keep=False):
+    def connect(self, address, port, keep=False, source=0):
         sock = client(address)
+        if source:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", source))
         begin = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         result = outcome(sock.connect_ex((address, port)), sock, begin)
         if keep:
