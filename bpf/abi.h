@@ -137,7 +137,7 @@ struct pw_client {
  * REQUEST   who reads        handshake done                             of the request
  * REFUSED   (zero)           the listener's end
  * DROP      who closes       handshake done
- * UNLISTEN  who closes                                                  connections in its queue
+ * UNLISTEN  who closes                             handshakes not done  connections in its queue
  * A time of 0 is not known. UNLISTEN's tuple has the listener as destination.
  */
 struct pw_conn_record {

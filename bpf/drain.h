@@ -179,7 +179,8 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 	}
 	pw_identify(task, &process);
 	pw_read_tuple(sk, 1, &ends.tuple);
-	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0, 0,
+	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0,
+		BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.qlen.counter),
 		BPF_CORE_READ(sk, sk_ack_backlog));
 }
 

@@ -114,7 +114,12 @@ static void publish(struct daemon *d, struct event *e, const char *subject)
 static void publish_backlog(struct daemon *d, struct event *backlog)
 {
 	publish(d, backlog, subjects_name(d->subjects, &backlog->backlog.on.key));
-	backlog->backlog.dropped = 0;
+	backlog->backlog.dropped = backlog->backlog.half_open = 0;
+}
+
+static bool is_loss(const struct event *backlog)
+{
+	return backlog->backlog.dropped || backlog->backlog.half_open;
 }
 
 static void flush_backlogs(struct daemon *d, uint64_t before_ns)
@@ -122,7 +127,7 @@ static void flush_backlogs(struct daemon *d, uint64_t before_ns)
 	bool any = false;
 
 	for (size_t i = 0; i < BACKLOGS; i++)
-		if (d->backlogs[i].backlog.dropped && d->backlogs[i].time_ns < before_ns) {
+		if (is_loss(&d->backlogs[i]) && d->backlogs[i].time_ns < before_ns) {
 			publish_backlog(d, &d->backlogs[i]);
 			any = true;
 		}
@@ -139,7 +144,7 @@ static struct event *backlog_slot(struct daemon *d, const struct pw_conn_record 
 	if (b->process.pid == r->process.pid && b->listener.dport == r->tuple.dport &&
 		b->listener.netns == r->tuple.netns)
 		return slot;
-	if (b->dropped)
+	if (is_loss(slot))
 		publish_backlog(d, slot);
 	*slot = (struct event){ .type = PW_EV_BACKLOG,
 		.backlog = { .process = r->process, .on = r->on, .listener = r->tuple } };
@@ -152,10 +157,13 @@ static struct event *backlog_slot(struct daemon *d, const struct pw_conn_record 
  */
 static void on_unlisten(struct daemon *d, const struct event *e)
 {
-	struct event_backlog *b = &backlog_slot(d, &e->conn)->backlog;
+	struct event *slot = backlog_slot(d, &e->conn);
 
-	b->listener = e->conn.tuple;
-	b->addr_known = true;
+	slot->time_ns = e->time_ns;
+	slot->backlog.on = e->conn.on;
+	slot->backlog.listener = e->conn.tuple;
+	slot->backlog.addr_known = true;
+	slot->backlog.half_open = e->conn.how;
 }
 
 static void on_drop(struct daemon *d, const struct event *e)

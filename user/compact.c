@@ -432,7 +432,7 @@ static void add_abandon(struct line *line, json_t *event)
 
 static void add_backlog(struct line *line, json_t *event)
 {
-	uint64_t dropped;
+	uint64_t dropped, half_open;
 
 	add_who(line, event);
 	add_phase(line, event);
@@ -441,6 +441,8 @@ static void add_backlog(struct line *line, json_t *event)
 	line_at(line, COLUMN_DETAILS);
 	if (get_u64(event, "dropped", &dropped))
 		add(line, "%" PRIu64 " dropped", dropped);
+	if (get_u64(event, "half_open", &half_open))
+		add(line, ", %" PRIu64 " half-open", half_open);
 }
 
 /* Its process is gone: the subject takes its place. */

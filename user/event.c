@@ -232,6 +232,8 @@ static void write_backlog(
 	write_duration(j, "phase_age_ns", b->on.since_ns, e->time_ns);
 	write_common(j, e, names);
 	json_u64(j, "dropped", b->dropped);
+	if (b->half_open)
+		json_u64(j, "half_open", b->half_open);
 	if (b->addr_known) {
 		write_endpoint(j, "listener", b->listener.daddr, b->listener.dport);
 		return;

@@ -31,6 +31,7 @@ struct event_backlog {
 	struct pw_tuple listener; /* as destination */
 	bool addr_known; /* else it is where the first connection went to */
 	uint64_t dropped;
+	uint64_t half_open; /* the client may believe in it: it has our SYN/ACK */
 };
 
 /* A drain report, as a JSON object. */

@@ -80,8 +80,13 @@ struct inet_bind_bucket {
 	signed char fastreuse;
 };
 
+struct request_sock_queue {
+	atomic_t qlen;
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	struct inet_bind_bucket *icsk_bind_hash;
 	struct {
 		__u32 lrcvtime;

@@ -56,8 +56,13 @@ def free_port():
 
 
 def bpftool(*args):
-    out = subprocess.run(["bpftool", "-j", *args], capture_output=True, text=True, check=True)
-    return json.loads(out.stdout or "[]")
+    """What bpftool lists. It gives up when something goes away while it looks: then it looks again."""
+
+    def listed():
+        out = subprocess.run(["bpftool", "-j", *args], capture_output=True, text=True)
+        return out if out.returncode == 0 else None
+
+    return json.loads(wait_until(listed, f"bpftool {args}").stdout or "[]")
 
 
 def loaded():
