@@ -56,7 +56,8 @@ def free_port():
 
 
 def bpftool(*args):
-    """What bpftool lists. It gives up when something goes away while it looks: then it looks again."""
+    """What bpftool lists. It gives up when something goes away while it
+    looks: then it looks again."""
 
     def listed():
         out = subprocess.run(["bpftool", "-j", *args], capture_output=True, text=True)
@@ -221,25 +222,29 @@ class Daemon:
     def recent(self):
         return [json.loads(line) for line in self.get("/v1/events").splitlines()]
 
-    def subjects(self):
-        """Subjects by pid, as `ps -o json` shows them; the API must say the same. (One whose processes
-        are gone may end at any moment.)"""
+    def subjects(self, kind="process"):
+        """Subjects by pid or cgroup id, as `ps -o json` shows them; the API must say the same. (One
+        whose processes are gone may end at any moment.)"""
+
+        def by_id(text):
+            subjects = json.loads(text)["subjects"]
+            return {s["subject"]["id"]: s for s in subjects if s["subject"]["kind"] == kind}
 
         def served():
-            return {s["subject"]["id"] for s in json.loads(self.get("/v1/subjects"))["subjects"]}
+            return by_id(self.get("/v1/subjects")).keys()
 
         before = served()
         shown = self.cli("ps", "-o", "json")
         assert shown.returncode == 0, shown.stderr
-        subjects = {s["subject"]["id"]: s for s in json.loads(shown.stdout)["subjects"]}
+        subjects = by_id(shown.stdout)
         after = served()
         assert before & after <= subjects.keys() <= before | after
         return subjects
 
-    def subject(self, pid):
-        subjects = self.subjects()
-        assert pid in subjects, f"no subject {pid} in {sorted(subjects)}"
-        return subjects[pid]
+    def subject(self, ident, kind="process"):
+        subjects = self.subjects(kind)
+        assert ident in subjects, f"no {kind} {ident} in {sorted(subjects)}"
+        return subjects[ident]
 
     def reports(self):
         """The reports of drains that have ended, as `report -o json` shows them; the API must say
@@ -258,13 +263,14 @@ class Daemon:
         assert len(both) >= len(reports) - 1
         return reports
 
-    def report(self, pid):
-        """The report of the drain of this subject, once it has ended."""
+    def report(self, ident, kind="process"):
+        """The report of the last drain of this subject, once it has ended."""
 
         def found():
-            return next((r for r in self.reports() if r["subject"]["id"] == pid), None)
+            subjects = [(r["subject"]["kind"], r["subject"]["id"], r) for r in self.reports()]
+            return next((r for k, i, r in reversed(subjects) if (k, i) == (kind, ident)), None)
 
-        return wait_until(found, f"there is a report of the drain of {pid}")
+        return wait_until(found, f"there is a report of the drain of {kind} {ident}")
 
     def metrics(self):
         return Metrics(self.get("/metrics"))
@@ -318,7 +324,8 @@ class Follower:
     def __init__(self, daemon):
         self.daemon = daemon
         self.events = []
-        self.markers = set()
+        self.marker = None
+        self.of_markers = set()  # positions of their events
         self.changed = threading.Condition()
         self.process = subprocess.Popen(
             [str(daemon.binary), "events", "--socket", str(daemon.socket), "-f", "-o", "json"],
@@ -334,33 +341,32 @@ class Follower:
     def read(self):
         for line in self.process.stdout:
             event = json.loads(line)
+            subject = event.get("subject", {})
             with self.changed:
+                if subject.get("kind") == "process" and subject["id"] == self.marker:
+                    self.of_markers.add(len(self.events))
                 self.events.append(event)
                 self.changed.notify_all()
 
     def mark(self, deadline=DEADLINE):
         """The position of a new marker in the stream, None if it does not come."""
+        before = len(self.events)
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as marker:
-            self.markers.add(marker.pid)
+            self.marker = marker.pid
             self.daemon.declare("ACTIVE", marker.pid)
-        with self.changed:
-            self.changed.wait_for(lambda: self.position(marker.pid) is not None, deadline)
-            return self.position(marker.pid)
 
-    def position(self, marker):
-        for i in range(len(self.events) - 1, -1, -1):
-            event = self.events[i]
-            if event["type"] == "exit" and event["process"]["pid"] == marker:
-                return i
-        return None
+        def position():
+            own = (i for i in self.of_markers if i >= before)
+            return next((i for i in own if self.events[i]["type"] == "exit"), None)
+
+        with self.changed:
+            self.changed.wait_for(lambda: position() is not None, deadline)
+            self.marker = None
+            return position()
 
     def between(self, first, end):
         """Events in [first, end) without the markers' own."""
-        return [
-            event
-            for event in self.events[first:end]
-            if event.get("subject", {}).get("id") not in self.markers
-        ]
+        return [self.events[i] for i in range(first, end) if i not in self.of_markers]
 
     def stop(self):
         self.process.terminate()

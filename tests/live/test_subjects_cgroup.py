@@ -117,7 +117,7 @@ def test_subtree(daemon, watch, cgroups, member, depth, path):
     expect_subject(events, top)
     assert {e["subject"]["epoch"] for e in events} == {7}
     assert {e["process"]["cgroup"] for e in events} == {inner.path}
-    shown = daemon.subject(top.id)
+    shown = daemon.subject(top.id, "cgroup")
     assert shown["subject"]["kind"] == "cgroup"
     assert (shown["phase"], shown["accepts_misrouted"]) == ("DRAIN", 23)
 
@@ -207,7 +207,7 @@ def test_forked_server(daemon, watch, cgroups, server):
     expect.accepts(events, made, top.id)
     expect_subject([e for e in events if e["type"] in ("accept", "exit")], top)
     assert len([e for e in events if e["type"] == "exit"]) == 3
-    assert daemon.subject(top.id)["members"] == 4
+    assert daemon.subject(top.id, "cgroup")["members"] == 4
 
 
 def test_connects_and_exit(daemon, watch, cgroups, member, server):
@@ -245,7 +245,7 @@ def test_late_requests_and_abandoned_connections(daemon, watch, cgroups, member)
     ends = [("fin", True)] * 3 + [("rst", True)] * 2
     assert left == dict(zip(held.ports, ends))
     expect_subject([e for e in events if e["type"] in ("request", "abandon")], top)
-    report = daemon.report(top.id)
+    report = daemon.report(top.id, "cgroup")
     assert report["requests"]["misrouted"] == 3
     assert report["abandoned"] == {"total": 5, "busy": 5, "fin": 3, "rst": 2}
 
@@ -268,7 +268,7 @@ def test_backward_and_stale(daemon, cgroups):
         done = daemon.cli("declare", phase, "--cgroup", top.path, "--epoch", epoch)
         assert done.returncode == 4, done.stderr
     declare(daemon, "ACTIVE", top.path, "--epoch", "8")
-    assert daemon.subject(top.id)["phase"] == "ACTIVE"
+    assert daemon.subject(top.id, "cgroup")["phase"] == "ACTIVE"
 
 
 @pytest.mark.parametrize("path", ["/no-such-cgroup", "/proc/self", "/etc/passwd", "/dev/null"])
@@ -294,7 +294,7 @@ def test_root_only(daemon, cgroups):
     )
     assert refused.returncode == 4, refused.stderr
     assert top.path in refused.stderr
-    assert top.id not in daemon.subjects()
+    assert top.id not in daemon.subjects("cgroup")
 
 
 def test_removed_cgroup(daemon, watch, cgroups, member):
@@ -305,7 +305,7 @@ def test_removed_cgroup(daemon, watch, cgroups, member):
     arrive(one, 5)
     one.stop()
     top.remove()
-    wait_until(lambda: top.id not in daemon.subjects(), "the removed cgroup is no subject")
+    wait_until(lambda: top.id not in daemon.subjects("cgroup"), "the removed cgroup is no subject")
     top.directory.mkdir()
     again = member(top)
     arrive(again, 5)
