@@ -88,7 +88,7 @@ def test_clients_of_one_server(daemon, watch, listening, client):
 
 
 def test_reused_port(daemon, watch, listening, client):
-    """Who connected from this port during an earlier drain, to another server, is not the client."""
+    """Who connected from this port during an earlier drain, to another server, is not it."""
     other, one = listening(), listening()
     first, second = client(), client()
     source = free_port()
