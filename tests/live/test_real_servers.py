@@ -163,7 +163,7 @@ def test_end_with_a_queue(daemon, watch, serve, kind, how, graceful):
     dropped, and each reset that a client saw is accounted for."""
     server, client = serve(kind)
     daemon.declare("ACTIVE", server.pid)
-    assert client(server.port).opened == "ok"
+    assert client(server.port).ask() == "ok"
     daemon.declare("DRAIN", server.pid)
     halt(server)
     waiting = [client(server.port, wait=False) for _ in range(17)]
