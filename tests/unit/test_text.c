@@ -54,14 +54,29 @@ static void test_decode(void **state)
 static void test_decode_invalid(void **state)
 {
 	static const char *const invalid[] = {
-		"\x80", "\xbf", "\xc3(", "\xe2(\xac", "\xe2\x82(", "\xf0\x9f\x98(", "\xc3\xc3",
+		"\x80",
+		"\xbf",
+		"\xc3(",
+		"\xe2(\xac",
+		"\xe2\x82(",
+		"\xf0\x9f\x98(",
+		"\xc3\xc3",
 		/* overlong */
-		"\xc0\x80", "\xc1\xbf", "\xe0\x80\x80", "\xe0\x9f\xbf", "\xf0\x80\x80\x80",
+		"\xc0\x80",
+		"\xc1\xbf",
+		"\xe0\x80\x80",
+		"\xe0\x9f\xbf",
+		"\xf0\x80\x80\x80",
 		"\xf0\x8f\xbf\xbf",
 		/* surrogates */
-		"\xed\xa0\x80", "\xed\xbf\xbf",
+		"\xed\xa0\x80",
+		"\xed\xbf\xbf",
 		/* too large */
-		"\xf4\x90\x80\x80", "\xf7\xbf\xbf\xbf", "\xf8\x88\x80\x80\x80", "\xfe", "\xff",
+		"\xf4\x90\x80\x80",
+		"\xf7\xbf\xbf\xbf",
+		"\xf8\x88\x80\x80\x80",
+		"\xfe",
+		"\xff",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(invalid); i++) {
@@ -89,9 +104,21 @@ static void check_put(const char *text, size_t len, const char *expected, size_t
 static void test_put_harmless(void **state)
 {
 	static const char *const same[] = {
-		"", "nginx", "a b", "~", "\"quoted\"", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
+		"",
+		"nginx",
+		"a b",
+		"~",
+		"\"quoted\"",
+		"\xc3\xa9",
+		"\xe2\x82\xac",
+		"\xf0\x9f\x98\x80",
 		/* next to what is hidden or turns the direction */
-		"\xc2\xa0", "\xc2\xac", "\xc2\xae", "\xe2\x80\x8a", "\xe2\x80\x90", "\xe2\x80\xaf",
+		"\xc2\xa0",
+		"\xc2\xac",
+		"\xc2\xae",
+		"\xe2\x80\x8a",
+		"\xe2\x80\x90",
+		"\xe2\x80\xaf",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(same); i++) {
@@ -131,11 +158,15 @@ static void test_put_backslash(void **state)
 
 static void test_put_invalid(void **state)
 {
-	CHECK_PUT("a\xff" "b", "a\\xffb");
+	CHECK_PUT("a\xff"
+		  "b",
+		"a\\xffb");
 	CHECK_PUT("\xc0\x80", "\\xc0\\x80");
 	CHECK_PUT("\xed\xa0\x80", "\\xed\\xa0\\x80");
 	/* cut off, then text that is good again */
-	CHECK_PUT("\xe2\x82" "x", "\\xe2\\x82x");
+	CHECK_PUT("\xe2\x82"
+		  "x",
+		"\\xe2\\x82x");
 	CHECK_PUT("\xf0\x9f\x98", "\\xf0\\x9f\\x98");
 }
 
