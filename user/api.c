@@ -18,6 +18,7 @@
 
 #include "api.h"
 #include "clock.h"
+#include "declare.h"
 #include "drain.h"
 #include "metrics.h"
 #include "names.h"
@@ -95,44 +96,11 @@ static evutil_socket_t request_fd(struct evhttp_request *req)
 
 /* ---- PUT /v1/phase ---- */
 
-bool api_may_declare(pid_t peer, uid_t uid, pid_t pid)
-{
-	struct proc_stat target, self;
-
-	if (uid == 0)
-		return true;
-	/* whoever connected may be gone, and its pid somebody else's */
-	if (proc_read(peer, &self) < 0 || self.euid != uid)
-		return false;
-	if (proc_descends(pid, peer))
-		return true;
-	/*
-	 * A command that a service runs speaks for it: the parent, if it is the same user's, who
-	 * might as well kill it.
-	 */
-	return self.ppid == pid && proc_read(pid, &target) == 0 && target.uid == uid &&
-	       target.euid == uid;
-}
-
 static pid_t parent_of(pid_t pid)
 {
 	struct proc_stat s;
 
 	return proc_read(pid, &s) == 0 ? s.ppid : 0;
-}
-
-/*
- * Who is worth naming: behind our own command line, whoever ran it. Any process can call itself that,
- * and put the blame on its parent: on one of its own user only.
- */
-static pid_t declarer(pid_t peer)
-{
-	struct proc_stat s, parent;
-
-	if (proc_read(peer, &s) < 0 || strcmp(s.comm, "phasewatch") != 0 ||
-		proc_read(s.ppid, &parent) < 0 || parent.uid != s.uid)
-		return peer;
-	return s.ppid;
 }
 
 /* Which process or cgroup the body means. */
@@ -210,6 +178,22 @@ static void reply_declared(struct evhttp_request *req, const struct declaration_
 	reply_json(req, 200, &j);
 }
 
+static int status_of(int err)
+{
+	switch (err) {
+	case -EINVAL:
+		return 400;
+	case -EPERM:
+		return 403;
+	case -ESRCH:
+		return 404;
+	case -ESTALE:
+		return 409;
+	default:
+		return 500;
+	}
+}
+
 static void put_phase(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	struct evbuffer *input = evhttp_request_get_input_buffer(req);
@@ -239,35 +223,16 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 		return;
 	}
 	err = parse_declaration(body, &request, why, sizeof(why));
-	if (!err) {
-		request.by_pid = declarer(peer.pid);
-		request.by_uid = peer.uid;
+	if (!err)
 		err = parse_target(body, &peer, &request, why, sizeof(why));
-	}
-	if (err) {
-		reply_error(req, 400, "%s", why);
-	} else if (request.cgroup && peer.uid != 0) {
-		log_warning("refused: pid %d (uid %u) declared %s for cgroup %s", peer.pid, peer.uid,
-			phase_name(request.phase), request.cgroup);
-		reply_error(req, 403,
-			"process %d (uid %u) may not declare for cgroup %.128s; only root may",
-			peer.pid, peer.uid, request.cgroup);
-	} else if (!request.cgroup && !api_may_declare(peer.pid, peer.uid, request.pid)) {
-		log_warning("refused: pid %d (uid %u) declared %s for process %d", peer.pid,
-			peer.uid, phase_name(request.phase), request.pid);
-		reply_error(req, 403,
-			"process %d is not yours: process %d (uid %u) may declare for itself, its descendants and "
-			"its parent of the same user; root for any",
-			request.pid, peer.pid, peer.uid);
-	} else {
-		err = subjects_declare(api->c.subjects, &request, &result, why);
-		if (err)
-			reply_error(req,
-				err == -ESRCH ? 404 : err == -ESTALE ? 409 : err == -EINVAL ? 400 : 500,
-				"%s", why);
-		else
-			reply_declared(req, &result);
-	}
+	if (!err)
+		err = declare_phase(api->c.declare,
+			&(struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API },
+			&request, &result, why);
+	if (err)
+		reply_error(req, status_of(err), "%s", why);
+	else
+		reply_declared(req, &result);
 	json_decref(body);
 }
 

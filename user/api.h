@@ -18,7 +18,8 @@ struct api;
 struct api_context {
 	struct event_base *base;
 	struct kernel *kernel;
-	struct subjects *subjects;
+	const struct subjects *subjects;
+	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
 	const char *node;
@@ -41,8 +42,5 @@ void api_accept_again(struct api *api);
 
 /* ADDR:PORT, such as 127.0.0.1:9464 or [::1]:9464, with a port from 1 on. 0 or -EINVAL. */
 int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_len);
-
-/* May the process at the other end declare for `pid`? Exposed for tests. */
-bool api_may_declare(pid_t peer, uid_t uid, pid_t pid);
 
 #endif /* PW_API_H */

@@ -11,6 +11,7 @@
 #include "api.h"
 #include "clock.h"
 #include "commands.h"
+#include "declare.h"
 #include "drain.h"
 #include "ignore.h"
 #include "kernel.h"
@@ -76,6 +77,7 @@ struct daemon {
 	struct ring_buffer *ring;
 	struct proc_names *names;
 	struct subjects *subjects;
+	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
 	struct api *api;
@@ -418,6 +420,7 @@ static void daemon_stop(struct daemon *d)
 	event_freep(&d->term);
 	event_freep(&d->interrupt);
 	ring_buffer__free(d->ring);
+	declare_free(d->declare);
 	subjects_free(d->subjects);
 	drains_free(d->drains);
 	stream_free(d->stream);
@@ -454,6 +457,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
 		drains_new(&d->drains) < 0 ||
 		subjects_new(&d->subjects, d->kernel, d->names, &listener) < 0 ||
+		declare_new(&d->declare, d->subjects) < 0 ||
 		start_loop(d) < 0)
 		return -ENOMEM;
 	err = subjects_reconcile(d->subjects);
@@ -461,8 +465,8 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		snprintf(why, len, "cannot read pw_phases: %s", strerror(-err));
 		return err;
 	}
-	context = (struct api_context){ d->base, d->kernel, d->subjects, d->drains, d->stream, d->node,
-		catch_up, d };
+	context = (struct api_context){ d->base, d->kernel, d->subjects, d->declare, d->drains,
+		d->stream, d->node, catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
 	if (err)
 		return err;

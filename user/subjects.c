@@ -520,7 +520,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	if (move == MOVE_STALE || move == MOVE_BACKWARD)
 		return refuse_move(subject, move, r, epoch, why);
 	if (move != MOVE_NONE) {
-		subject->now.source = PW_SOURCE_API;
+		subject->now.source = r->source;
 		subject->now.by_pid = r->by_pid;
 		subject->now.by_uid = r->by_uid;
 		memset(subject->now.reason, 0, sizeof(subject->now.reason));

@@ -48,7 +48,8 @@ struct declaration_request {
 	const char *cgroup; /* a cgroup's path */
 	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
-	pid_t by_pid; /* from the kernel's peer credentials */
+	uint32_t source; /* enum pw_source */
+	pid_t by_pid;	 /* from the kernel's peer credentials */
 	uid_t by_uid;
 };
 

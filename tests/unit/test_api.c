@@ -15,6 +15,7 @@
 #include <event2/event.h>
 
 #include "api.h"
+#include "declare.h"
 #include "drain.h"
 #include "proc.h"
 #include "util.h"
@@ -27,144 +28,6 @@
 #include <cmocka.h>
 
 #define NOBODY 65534
-
-/* ---- who may ---- */
-
-struct ids {
-	uid_t real, effective;
-};
-
-static void become(struct ids ids)
-{
-	if (geteuid() == 0 && (setresgid(ids.real, ids.real, ids.real) < 0 ||
-				      setresuid(ids.real, ids.effective, 0) < 0))
-		_exit(1);
-}
-
-/* Parent, child, grandchild as these users; each stays until it is ended. */
-static void start_family(const struct ids ids[3], pid_t pids[3])
-{
-	pid_t pid, test = getpid();
-	int told[2];
-
-	assert_int_equal(pipe2(told, O_CLOEXEC), 0);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		for (int i = 0; i < 3; i++) {
-			pid = getpid();
-			prctl(PR_SET_PDEATHSIG, SIGKILL);
-			if (i == 0 && getppid() != test)
-				_exit(1);
-			/* the next one is forked while it is still allowed to become anybody */
-			if (i < 2 && fork() == 0)
-				continue;
-			become(ids[i]);
-			prctl(PR_SET_PDEATHSIG, SIGKILL); /* is cleared by that */
-			if (write(told[1], &(pid_t[]){ i, pid }, 2 * sizeof(pid)) < 0)
-				_exit(1);
-			for (;;)
-				pause();
-		}
-	}
-	for (int i = 0; i < 3; i++) {
-		pid_t one[2];
-
-		assert_int_equal(read(told[0], one, sizeof(one)), sizeof(one));
-		pids[one[0]] = one[1];
-	}
-	close(told[0]);
-	close(told[1]);
-}
-
-static void end_family(const pid_t pids[3])
-{
-	for (int i = 2; i >= 0; i--)
-		kill(pids[i], SIGKILL);
-	assert_int_equal(waitpid(pids[0], NULL, 0), pids[0]);
-}
-
-static void test_may_declare_oneself_and_descendants(void **state)
-{
-	uid_t uid = geteuid() ? geteuid() : NOBODY;
-	const struct ids ids[3] = { { uid, uid }, { uid, uid }, { uid, uid } };
-	pid_t family[3], others[3];
-
-	start_family(ids, family);
-	start_family(ids, others);
-	for (int peer = 0; peer < 3; peer++)
-		for (int target = 0; target < 3; target++) {
-			/* downwards any distance, upwards to the parent of the same user */
-			assert_int_equal(api_may_declare(family[peer], uid, family[target]),
-				target >= peer - 1);
-			assert_false(api_may_declare(family[peer], uid, others[target]));
-		}
-	end_family(family);
-	end_family(others);
-}
-
-static void test_may_declare_a_parent_of_the_same_user_only(void **state)
-{
-	static const struct ids of_root[3] = { { 0, 0 }, { NOBODY, NOBODY }, { NOBODY, NOBODY } };
-	/* a set-user-ID program: the user started it, and may not speak for it */
-	static const struct ids privileged[3] = { { NOBODY, 0 }, { NOBODY, NOBODY } };
-	static const struct ids unprivileged[3] = { { 0, NOBODY }, { NOBODY, NOBODY } };
-	static const struct ids another[3] = { { 1000, 1000 }, { NOBODY, NOBODY } };
-	const struct ids *all[] = { of_root, privileged, unprivileged, another };
-
-	if (geteuid() != 0)
-		skip();
-	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
-		pid_t family[3];
-
-		start_family(all[i], family);
-		assert_false(api_may_declare(family[1], NOBODY, family[0]));
-		assert_true(api_may_declare(family[1], NOBODY, family[2]));
-		assert_true(api_may_declare(family[1], 0, family[0])); /* root, whoever it is */
-		end_family(family);
-	}
-}
-
-static void test_may_not_declare_nobody(void **state)
-{
-	assert_false(api_may_declare(getpid(), NOBODY, 4194304));
-	assert_false(api_may_declare(4194304, NOBODY, getpid()));
-	assert_false(api_may_declare(getpid(), NOBODY, 1));
-	assert_false(api_may_declare(1, NOBODY, 0));
-}
-
-/* Who connected is gone: nobody speaks for it. */
-static void test_may_declare_nothing_when_gone(void **state)
-{
-	pid_t pid = fork();
-
-	if (pid == 0)
-		_exit(0);
-	assert_int_equal(waitid(P_PID, pid, &(siginfo_t){ 0 }, WEXITED | WNOWAIT), 0);
-	assert_false(api_may_declare(pid, NOBODY, getpid())); /* a zombie */
-	assert_int_equal(waitpid(pid, NULL, 0), pid);
-	assert_false(api_may_declare(pid, NOBODY, getpid()));
-}
-
-/*
- * Who connected handed the connection on and ended, and its pid came round: the credentials of the
- * connection are not those of the process that has it now.
- */
-static void test_may_not_declare_with_a_reused_pid(void **state)
-{
-	const uid_t other = geteuid() == NOBODY ? NOBODY - 1 : NOBODY;
-	static const struct ids privileged[3] = { { NOBODY, 0 }, { NOBODY, 0 }, { NOBODY, 0 } };
-	pid_t family[3];
-
-	assert_false(api_may_declare(getpid(), other, getpid()));
-	assert_false(api_may_declare(getppid(), other, getpid()));
-	if (geteuid() != 0)
-		return;
-	start_family(privileged, family);
-	for (int i = 0; i < 3; i++)
-		assert_false(api_may_declare(family[i], NOBODY, family[i]));
-	end_family(family);
-}
 
 static void test_parse_listen(void **state)
 {
@@ -199,6 +62,7 @@ struct fixture {
 	struct pw_control control;
 	struct proc_names *names;
 	struct subjects *subjects;
+	struct declare *declare;
 	struct stream *stream;
 	struct api_context context;
 	struct drains *drains;
@@ -311,8 +175,9 @@ static int set_up(void **state)
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names,
 				 &(struct subjects_listener){ on_phase, on_end, f }),
 		0);
-	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->drains, f->stream, "n1",
-		catch_up, f };
+	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
+	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->declare, f->drains,
+		f->stream, "n1", catch_up, f };
 	add_subject(f);
 
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
@@ -332,6 +197,7 @@ static int tear_down(void **state)
 	char made[80];
 
 	api_free(f->api);
+	declare_free(f->declare);
 	subjects_free(f->subjects);
 	drains_free(f->drains);
 	stream_free(f->stream);
@@ -437,7 +303,8 @@ static char *ask_as(struct fixture *f, uid_t uid, const char *request)
 		ssize_t n;
 		int fd;
 
-		become((struct ids){ uid, uid });
+		if (geteuid() == 0 && (setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, 0) < 0))
+			_exit(1);
 		fd = connect_unix(f);
 		if (fd < 0 || write(fd, request, strlen(request)) < 0)
 			_exit(1);
@@ -1026,11 +893,6 @@ static void test_path_too_long(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_may_declare_oneself_and_descendants),
-		cmocka_unit_test(test_may_declare_a_parent_of_the_same_user_only),
-		cmocka_unit_test(test_may_not_declare_nobody),
-		cmocka_unit_test(test_may_declare_nothing_when_gone),
-		cmocka_unit_test(test_may_not_declare_with_a_reused_pid),
 		cmocka_unit_test(test_parse_listen),
 		TEST_SERVED(test_healthz),
 		TEST_SERVED(test_errors_are_json),

@@ -558,7 +558,7 @@ static void test_many(void **state)
 static int declare(struct fixture *f, uint32_t phase, uint64_t epoch, const char *reason,
 	struct declaration_result *ret, char why[static WHY_LEN])
 {
-	struct declaration_request r = { .phase = phase,
+	struct declaration_request r = { .phase = phase, .source = PW_SOURCE_API,
 		.pid = f->pid,
 		.epoch = epoch,
 		.reason = reason,

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "declare.h"
+#include "names.h"
+#include "proc.h"
+#include "util.h"
+
+struct declare {
+	struct subjects *subjects;
+};
+
+int declare_new(struct declare **ret, struct subjects *subjects)
+{
+	struct declare *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -ENOMEM;
+	d->subjects = subjects;
+	*ret = d;
+	return 0;
+}
+
+void declare_free(struct declare *d)
+{
+	free(d);
+}
+
+bool declare_may(const struct declarer *who, pid_t pid)
+{
+	struct proc_stat target, self;
+
+	if (who->uid == 0)
+		return true;
+	/* whoever asked may be gone, and its pid somebody else's */
+	if (proc_read(who->pid, &self) < 0 || self.euid != who->uid)
+		return false;
+	if (proc_descends(pid, who->pid))
+		return true;
+	/*
+	 * A command that a service runs speaks for it: the parent, if it is the same user's, who
+	 * might as well kill it.
+	 */
+	return self.ppid == pid && proc_read(pid, &target) == 0 && target.uid == who->uid &&
+	       target.euid == who->uid;
+}
+
+/*
+ * Who is worth naming: behind our own command line, whoever ran it. Any process can call itself that,
+ * and put the blame on its parent: on one of its own user only.
+ */
+static pid_t worth_naming(pid_t pid)
+{
+	struct proc_stat s, parent;
+
+	if (proc_read(pid, &s) < 0 || strcmp(s.comm, "phasewatch") != 0 ||
+		proc_read(s.ppid, &parent) < 0 || parent.uid != s.uid)
+		return pid;
+	return s.ppid;
+}
+
+static int check_may(const struct declarer *who, const struct declaration_request *r,
+	char why[static WHY_LEN])
+{
+	if (r->cgroup && who->uid != 0)
+		return fail_with(why, WHY_LEN, -EPERM,
+			"process %d (uid %u) may not declare for cgroup %.128s; only root may",
+			who->pid, who->uid, r->cgroup);
+	if (!r->cgroup && !declare_may(who, r->pid))
+		return fail_with(why, WHY_LEN, -EPERM,
+			"process %d is not yours: process %d (uid %u) may declare for itself, its descendants and "
+			"its parent of the same user; root for any",
+			r->pid, who->pid, who->uid);
+	return 0;
+}
+
+int declare_phase(struct declare *d, const struct declarer *who, struct declaration_request *r,
+	struct declaration_result *ret, char why[static WHY_LEN])
+{
+	int err = check_may(who, r, why);
+
+	if (err) {
+		log_warning("refused %s: %s", phase_name(r->phase), why);
+		return err;
+	}
+	r->by_pid = worth_naming(who->pid);
+	r->by_uid = who->uid;
+	r->source = who->source;
+	return subjects_declare(d->subjects, r, ret, why);
+}
