@@ -11,7 +11,7 @@
 
 #include "phasewatch/phase.h"
 
-#define PW_ABI 1
+#define PW_ABI 2
 #define PW_MAGIC 0x7068777463680000ULL /* "phwtch" */
 #define PW_COMM_LEN 16
 
@@ -134,7 +134,8 @@ struct pw_client {
  *           process          begin_ns              how                  number
  * ACCEPT    acceptor         handshake done        enum pw_seen_by
  * CONNECT   who connects     connect() called      enum pw_result
- * REQUEST   who reads        handshake done                             of the request
+ * REQUEST   who reads,       handshake done        us since the close   of the request
+ *           or has closed                          it came after, or 0
  * REFUSED   (zero)           the listener's end
  * DROP      who closes       handshake done
  * UNLISTEN  who closes                             handshakes not done  connections in its queue
@@ -217,16 +218,22 @@ struct pw_stats {
 	__u64 last_misrouted_ns; /* when it arrived */
 	__u64 last_released_ns;  /* when the last connection was closed */
 	__u64 drain_jiffies;     /* just before the drain was declared */
-	__s64 inflight; /* accepted and not released */
+	__s64 inflight; /* accepted and not released; without those of `unseen` */
 	__s64 members;
+	__u32 look;   /* pw_control.look at which the next three were counted, else they are stale */
+	__u32 queued; /* waiting to be accepted, from its listeners */
+	__u32 unseen; /* accepted, and nothing has told of it yet */
+	__u32 open;   /* queued, held, and closed ones of which TCP has not delivered all */
 	__u64 life; /* when it was made: tells this subject from an earlier one with the same key */
 };
 
-/* pw_conns. What a tracked socket carries, 32 bytes: it is copied to each child of a listener (BPF_F_CLONE)
- * on the path of the handshake's last segment, where memory is scarce. */
+/*
+ * pw_conns. What a tracked socket carries, 32 bytes: it is copied to each child of a listener
+ * (BPF_F_CLONE) on the path of the handshake's last segment, where memory is scarce.
+ */
 struct pw_conn {
 	__u64 established_ns; /* 0: a listener, a handshake not done, or older than the declaration */
-	__u64 subject;	      /* that accepted it; 0: none */
+	__u64 subject;	      /* that accepted it; until then whose listener it came to; 0: none */
 	__u32 life;	      /* of that subject, its lower half */
 	__u32 judged;	      /* counted, by whichever hook came first */
 	__u32 answered_seq;   /* write_seq when it was last read from: a read after it moved on begins
@@ -239,6 +246,7 @@ struct pw_conn {
 struct pw_counters { /* pw_counters, per CPU */
 	__u64 connections[PW_DIRECTIONS][PW_PHASES][PW_VERDICTS];
 	__u64 requests[PW_PHASES][PW_VERDICTS]; /* while the request hooks are attached */
+	__u64 requests_too_late; /* of them: after the close */
 	__u64 abandoned[PW_HOWS][2];		/* by busy */
 	__u64 backlog_dropped;
 	__u64 refused;
@@ -277,6 +285,8 @@ struct pw_control {
 	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
 	__u32 snapshot; /* enum pw_snapshot_pass */
+	__u32 look;	/* number of the last count of connections */
+	__u32 queue_is_loss; /* resets of queued connections are not seen: a listener's end tells */
 	__u32 armed;	/* something drains: who connects is remembered; else 0 */
 	__u32 armings;	/* how often that began; `armed` is the number of this one */
 	__u32 cgroups;	/* some cgroup is declared */

@@ -29,6 +29,7 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 	struct pw_conn fresh = {};
 	struct pw_endpoint endpoint;
 	struct pw_subject_key key;
+	struct pw_stats *stats;
 
 	if (tp) { /* somebody serves there again */
 		pw_endpoint_of((struct sock *)tp, &endpoint);
@@ -37,6 +38,9 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 	pw_forget_conn(sk);
 	if (!pw_subject_of(pw_current(), &key))
 		return;
+	stats = pw_stats_of(&key);
+	if (stats)
+		pw_own(&fresh, &key, stats);
 	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
 		pw_count_map_full(PW_EV_ACCEPT);
 }
@@ -46,15 +50,14 @@ static __always_inline void pw_remember_client(
 	struct bpf_sock *sk, struct task_struct *task, __u32 arming)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct pw_opener opener = {};
+	struct pw_opener opener;
 	struct pw_client client;
 	struct pw_tuple t;
 
 	if (!tp)
 		return;
 	pw_read_tuple((struct sock *)tp, 0, &t);
-	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
-	opener.port = t.sport;
+	pw_opener_of(&t, &opener);
 	pw_identify_client(task, arming, &client);
 	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
 }
@@ -235,8 +238,7 @@ int pw_sock_release(struct bpf_sock *ctx)
 	}
 	if (!conn->judged && conn->established_ns)
 		pw_conn_accepted(conn, sk, task, PW_SEEN_RELEASE, 1);
-	if (conn->subject && pw_group_dead(task))
-		pw_conn_abandoned(conn, sk, task);
+	pw_conn_ended(conn, sk, task);
 	pw_conn_released(conn);
 	return 1;
 }

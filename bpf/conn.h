@@ -13,6 +13,7 @@
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT2 5
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
 #define TCP_LISTEN 10
@@ -85,15 +86,30 @@ static __always_inline int pw_was_read(struct sock *sk)
 	return BPF_CORE_READ((struct tcp_sock *)sk, bytes_received) > pw_unread(sk);
 }
 
+static __always_inline int pw_is_loopback(const __u8 addr[16])
+{
+	const __u32 *words = (const __u32 *)addr;
+
+	if (words[0] || words[1])
+		return 0;
+	return words[2] == bpf_htonl(0xffff) ? addr[12] == 127 : !words[2] && words[3] == bpf_htonl(1);
+}
+
+static __always_inline void pw_opener_of(const struct pw_tuple *t, struct pw_opener *ret)
+{
+	__builtin_memcpy(ret->addr, t->saddr, sizeof(ret->addr));
+	ret->port = t->sport;
+	ret->netns = pw_is_loopback(t->saddr) ? t->netns : 0;
+}
+
 /* Who on this node opened the connection, if it was seen to. */
 static __always_inline void pw_find_client(struct pw_tuple *t, struct pw_client *ret)
 {
 	struct pw_control *ctl = pw_shared();
-	struct pw_opener opener = {};
+	struct pw_opener opener;
 	struct pw_client *client;
 
-	__builtin_memcpy(opener.addr, t->saddr, sizeof(opener.addr));
-	opener.port = t->sport;
+	pw_opener_of(t, &opener);
 	client = bpf_map_lookup_elem(&pw_clients, &opener);
 	if (client && ctl && client->arming == ctl->armed)
 		*ret = *client;
@@ -133,10 +149,21 @@ static __always_inline void pw_conn_emit(struct pw_process *process, struct pw_v
 	pw_submit(&rec->h);
 }
 
-static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
+static __always_inline void pw_own(
+	struct pw_conn *conn, struct pw_subject_key *key, struct pw_stats *stats)
 {
-	if (stats->last_misrouted_ns < at)
-		stats->last_misrouted_ns = at;
+	conn->kind = key->kind;
+	conn->subject = key->id;
+	conn->life = stats->life;
+}
+
+/* The counters of the subject that the stamp names, unless it is another one by now. */
+static __always_inline struct pw_stats *pw_owner_stats(struct pw_conn *conn)
+{
+	struct pw_subject_key key = { .kind = conn->kind, .id = conn->subject };
+	struct pw_stats *stats = conn->subject ? bpf_map_lookup_elem(&pw_stats, &key) : 0;
+
+	return stats && (__u32)stats->life == conn->life ? stats : 0;
 }
 
 /*
@@ -155,6 +182,7 @@ static __always_inline void pw_conn_accepted(
 	struct pw_ends ends;
 
 	conn->judged = 1;
+	conn->subject = 0;
 	if (!conn->established_ns)
 		conn->established_ns = bpf_ktime_get_boot_ns();
 
@@ -171,9 +199,7 @@ static __always_inline void pw_conn_accepted(
 
 	stats = pw_stats_of(&key);
 	if (stats) {
-		conn->kind = key.kind;
-		conn->subject = key.id;
-		conn->life = stats->life;
+		pw_own(conn, &key, stats);
 		pw_add(stats->inflight, 1);
 		pw_add(stats->accepts, 1);
 		if (on.verdict == PW_MISROUTED) {
@@ -213,16 +239,12 @@ static __always_inline void pw_conn_accept(struct sock *child)
 
 static __always_inline void pw_conn_released(struct pw_conn *conn)
 {
-	struct pw_subject_key key = { .kind = conn->kind, .id = conn->subject };
-	struct pw_stats *stats;
+	struct pw_stats *stats = conn->judged ? pw_owner_stats(conn) : 0;
 
-	if (!conn->subject)
+	if (!stats)
 		return;
-	stats = bpf_map_lookup_elem(&pw_stats, &key);
-	if (stats && (__u32)stats->life == conn->life) {
-		pw_add(stats->inflight, -1);
-		stats->last_released_ns = bpf_ktime_get_boot_ns();
-	}
+	pw_add(stats->inflight, -1);
+	stats->last_released_ns = bpf_ktime_get_boot_ns();
 }
 
 #endif /* PW_CONN_H */

@@ -97,21 +97,33 @@ static __always_inline struct net_device *pw_skb_dev(struct sk_buff *skb)
 	return dst ? BPF_CORE_READ(dst, dev) : 0;
 }
 
-/* False unless the segment is a SYN. */
-static __always_inline int pw_read_syn(struct sk_buff *skb, struct pw_tuple *t)
+#define TCP_FLAG_SYN 0x02
+#define TCP_FLAG_ACK 0x10
+
+struct pw_segment {
+	struct pw_tuple tuple;
+	__u32 ack;
+	__u32 payload; /* bytes */
+	__u8 flags;
+};
+
+static __always_inline void pw_read_segment(struct sk_buff *skb, struct pw_segment *ret)
 {
 	unsigned char *head = BPF_CORE_READ(skb, head);
 	unsigned char *tcp = head + BPF_CORE_READ(skb, transport_header);
 	unsigned char *ip = head + BPF_CORE_READ(skb, network_header);
 	struct net_device *dev = pw_skb_dev(skb);
-	__u8 version = 0, flags = 0;
+	struct pw_tuple *t = &ret->tuple;
+	__u8 version = 0, offset = 0;
 	__be16 ports[2] = {};
-	__be32 v4[2] = {};
+	__be32 v4[2] = {}, ack = 0;
 
-	bpf_probe_read_kernel(&flags, sizeof(flags), tcp + 13);
-	if ((flags & 0x12) != 0x02)
-		return 0;
 	bpf_probe_read_kernel(ports, sizeof(ports), tcp);
+	bpf_probe_read_kernel(&ack, sizeof(ack), tcp + 8);
+	bpf_probe_read_kernel(&offset, sizeof(offset), tcp + 12);
+	bpf_probe_read_kernel(&ret->flags, sizeof(ret->flags), tcp + 13);
+	ret->ack = bpf_ntohl(ack);
+	ret->payload = BPF_CORE_READ(skb, len) - (offset >> 4) * 4;
 	bpf_probe_read_kernel(&version, sizeof(version), ip);
 	t->sport = bpf_ntohs(ports[0]);
 	t->dport = bpf_ntohs(ports[1]);
@@ -124,64 +136,99 @@ static __always_inline int pw_read_syn(struct sk_buff *skb, struct pw_tuple *t)
 		bpf_probe_read_kernel(t->saddr, 16, ip + 8);
 		bpf_probe_read_kernel(t->daddr, 16, ip + 24);
 	}
-	return 1;
 }
 
 /* In softirq: nothing here is attributed to the current task. */
-static __always_inline void pw_syn_refused(struct sk_buff *skb)
+static __always_inline void pw_syn_refused(struct pw_tuple *t)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
-	struct pw_endpoint endpoint = {};
-	struct pw_conn_record *rec;
-	struct pw_counters *c;
-	struct pw_client client;
+	struct pw_endpoint endpoint = { .netns = t->netns, .port = t->dport };
+	struct pw_process nobody = {};
 	struct pw_verdict_on on;
-	struct pw_tuple t = {};
+	struct pw_ends ends;
+	struct pw_counters *c;
 	struct pw_gone *gone;
 
-	if (!pw_read_syn(skb, &t))
-		return;
-	endpoint.netns = t.netns;
-	endpoint.port = t.dport;
 	gone = bpf_map_lookup_elem(&pw_gone, &endpoint);
 	if (!gone) {
-		__builtin_memcpy(endpoint.addr, t.daddr, sizeof(endpoint.addr));
+		__builtin_memcpy(endpoint.addr, t->daddr, sizeof(endpoint.addr));
 		gone = bpf_map_lookup_elem(&pw_gone, &endpoint);
 	}
 	if (!gone || now - gone->gone_ns > PW_GONE_NS)
 		return;
 	on = gone->on;
-	pw_find_client(&t, &client);
-	pw_excuse(&on, t.saddr, t.dport, &client);
+	ends.tuple = *t;
+	pw_find_client(t, &ends.client);
+	pw_excuse(&on, t->saddr, t->dport, &ends.client);
 	c = pw_cpu_counters();
 	if (c && on.verdict != PW_IGNORED)
 		pw_add(c->refused, 1);
-	rec = pw_reserve(PW_EV_REFUSED, sizeof(*rec));
-	if (!rec)
+	pw_conn_emit(&nobody, &on, &ends, PW_EV_REFUSED, gone->gone_ns, 0, 0);
+}
+
+/* Once for each connection: whatever follows belongs to the same request. */
+static __always_inline void pw_data_refused(struct pw_segment *s)
+{
+	struct pw_closed *found = bpf_map_lookup_elem(&pw_closed, &s->tuple), closed;
+	__u64 now = bpf_ktime_get_boot_ns();
+	struct pw_ends ends;
+	struct pw_counters *c;
+
+	if (!found)
 		return;
-	pw_head(&rec->h, PW_EV_REFUSED, sizeof(*rec), now);
-	__builtin_memset(&rec->process, 0, sizeof(rec->process));
-	rec->on = on;
-	rec->tuple = t;
-	rec->client = client;
-	rec->begin_ns = gone->gone_ns;
-	rec->how = 0;
-	rec->number = 0;
-	pw_submit(&rec->h);
+	closed = *found;
+	/* it has seen our FIN */
+	if ((__s32)(s->ack - closed.write_seq) > 0 && s->payload <= PW_FAREWELL_BYTES)
+		return;
+	bpf_map_delete_elem(&pw_closed, &s->tuple);
+	if (now - closed.closed_ns > PW_GONE_NS)
+		return;
+	ends.tuple = s->tuple;
+	ends.client = closed.client;
+	c = pw_cpu_counters();
+	if (c && closed.on.verdict != PW_IGNORED)
+		pw_add(c->requests_too_late, 1);
+	pw_count_request(bpf_map_lookup_elem(&pw_stats, &closed.on.key), &closed.on, now);
+	pw_conn_emit(&closed.process, &closed.on, &ends, PW_EV_REQUEST, closed.established_ns,
+		(now - closed.closed_ns) / 1000 + 1, closed.requests + 1);
+}
+
+static __always_inline int pw_segment_refused(struct sk_buff *skb)
+{
+	struct pw_segment s = {};
+
+	pw_read_segment(skb, &s);
+	if ((s.flags & (TCP_FLAG_SYN | TCP_FLAG_ACK)) == TCP_FLAG_SYN)
+		pw_syn_refused(&s.tuple);
+	else if (s.payload && !(s.flags & TCP_FLAG_SYN))
+		pw_data_refused(&s);
+	return 0;
 }
 
 /*
- * sk without skb: we reset, here a queued child of a listener that closes, in that task. skb without
- * sk (from 6.10 on): nobody listens where the segment went to.
+ * sk without skb: we reset, here a queued child of a listener that closes, in that task. skb: a
+ * segment is answered by RST; nobody listens where it went to, or its connection was closed. Until
+ * 6.9 not told of unless there is a socket.
  */
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(pw_reset, struct sock *sk, struct sk_buff *skb)
 {
-	if (sk) {
-		if (!skb)
-			pw_queued_reset(sk);
-	} else if (skb) {
-		pw_syn_refused(skb);
-	}
+	if (skb)
+		return pw_segment_refused(skb);
+	if (sk)
+		pw_queued_reset(sk);
 	return 0;
+}
+
+/* Until 6.9 (edefba66d929 "tcp: rstreason: introduce SK_RST_REASON_..."), where trampolines can be had. */
+SEC("fentry/tcp_v4_send_reset")
+int BPF_PROG(pw_reset4_6_9, struct sock *sk, struct sk_buff *skb)
+{
+	return pw_segment_refused(skb);
+}
+
+SEC("fentry/tcp_v6_send_reset")
+int BPF_PROG(pw_reset6_6_9, struct sock *sk, struct sk_buff *skb)
+{
+	return pw_segment_refused(skb);
 }

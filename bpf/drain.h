@@ -9,6 +9,12 @@
 #define PW_GONE_NS (60 * 1000000000ULL)
 
 /*
+ * What a client says when it has seen the close is no request if it is this short: TLS's close_notify
+ * (24 bytes in 1.3, 23 to 31 in 1.2), Redis' QUIT, PostgreSQL's Terminate.
+ */
+#define PW_FAREWELL_BYTES 31
+
+/*
  * A request was received and not answered. While the request hooks are attached that is known, else
  * TCP's clocks tell, in units of a tick.
  */
@@ -57,7 +63,8 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 	struct pw_ends ends;
 	int first;
 
-	if (!conn->subject || (conn->was_read && conn->answered_seq == write_seq))
+	if (!conn->judged || !conn->subject ||
+		(conn->was_read && conn->answered_seq == write_seq))
 		return;
 	first = !conn->was_read;
 	conn->answered_seq = write_seq;
@@ -80,18 +87,12 @@ static __always_inline void pw_conn_read(struct pw_conn *conn, struct sock *sk)
 		on.verdict = PW_OK;
 	if (on.verdict != PW_OK)
 		pw_find_ends(sk, 1, &on, &ends);
-	pw_count_request(on.phase, on.verdict);
-	if (stats) {
-		pw_add(stats->requests, 1);
-		if (on.verdict == PW_MISROUTED) {
-			pw_add(stats->requests_misrouted, 1);
-			pw_note_misrouted(stats, now);
-		}
-	}
+	pw_count_request(stats, &on, now);
 	if (on.verdict == PW_OK)
 		return;
 	pw_identify(task, &process);
-	pw_conn_emit(&process, &on, &ends, PW_EV_REQUEST, conn->established_ns, 0, conn->requests);
+	pw_conn_emit(&process, &on, &ends, PW_EV_REQUEST, conn->established_ns, 0,
+		conn->requests);
 }
 
 static __always_inline int pw_will_reset(struct sock *sk)
@@ -102,46 +103,75 @@ static __always_inline int pw_will_reset(struct sock *sk)
 					!BPF_CORE_READ(sk, sk_lingertime));
 }
 
-/* The last reference to a connection goes with the process that exits. */
-static __always_inline void pw_conn_abandoned(
-	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
+static __always_inline void pw_remember_closed(struct pw_conn *conn, struct sock *sk,
+	struct task_struct *task, struct pw_verdict_on *on, struct pw_ends *ends)
 {
-	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-	int busy = pw_is_busy(conn, sk), rst = pw_will_reset(sk);
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
-	struct pw_abandon_record *rec;
-	struct pw_subject_key key;
-	struct pw_declaration *d;
-	struct pw_verdict_on on;
-	struct pw_counters *c;
-	struct pw_ends ends;
-	__u64 now = bpf_ktime_get_boot_ns();
+	struct pw_closed closed = { .on = *on, .client = ends->client };
 
-	/* a peer that has closed its side and has its answer has lost nothing */
-	if (state != TCP_ESTABLISHED && !(state == TCP_CLOSE_WAIT && busy))
-		return;
-	d = pw_subject_of(task, &key);
-	if (!d || (d->phase != PW_DRAIN && d->phase != PW_SHUTDOWN))
-		return;
-	pw_judge(d, &key, now, PW_DIR_ACCEPT, &on);
-	pw_find_ends(sk, 1, &on, &ends);
-	c = pw_cpu_counters();
-	if (c && on.verdict != PW_IGNORED)
+	pw_identify(task, &closed.process);
+	closed.established_ns = conn->established_ns;
+	closed.closed_ns = bpf_ktime_get_boot_ns();
+	closed.write_seq = BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+	closed.requests = conn->requests;
+	bpf_map_update_elem(&pw_closed, &ends->tuple, &closed, BPF_ANY);
+}
+
+static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *sk,
+	struct task_struct *task, struct pw_verdict_on *on, struct pw_ends *ends, int busy)
+{
+	int rst = pw_will_reset(sk);
+	struct tcp_sock *tp = (struct tcp_sock *)sk;
+	struct pw_counters *c = pw_cpu_counters();
+	struct pw_abandon_record *rec;
+
+	if (c && on->verdict != PW_IGNORED)
 		pw_add(c->abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
 	rec = pw_reserve(PW_EV_ABANDON, sizeof(*rec));
 	if (!rec)
 		return;
-	pw_head(&rec->h, PW_EV_ABANDON, sizeof(*rec), now);
+	pw_head(&rec->h, PW_EV_ABANDON, sizeof(*rec), bpf_ktime_get_boot_ns());
 	pw_identify(task, &rec->process);
-	rec->on = on;
-	rec->tuple = ends.tuple;
-	rec->client = ends.client;
+	rec->on = *on;
+	rec->tuple = ends->tuple;
+	rec->client = ends->client;
 	rec->established_ns = conn->established_ns;
 	rec->bytes_in = BPF_CORE_READ(tp, bytes_received);
 	rec->bytes_out = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
 	rec->how = rst ? PW_RST : PW_FIN;
 	rec->busy = busy;
 	pw_submit(&rec->h);
+}
+
+/*
+ * The last reference to an open connection goes: with the process that exits, or else by its will
+ * while it drains. Either way the client may be about to send a request.
+ */
+static __always_inline void pw_conn_ended(
+	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	struct pw_control *ctl = pw_shared();
+	int exits = pw_group_dead(task), busy;
+	struct pw_subject_key key;
+	struct pw_declaration *d;
+	struct pw_verdict_on on;
+	struct pw_ends ends;
+
+	if (!conn->judged || !conn->subject || !(exits || (ctl && ctl->armed)))
+		return;
+	busy = pw_is_busy(conn, sk);
+	/* a peer that has closed its side and has its answer has lost nothing */
+	if (state != TCP_ESTABLISHED && !(state == TCP_CLOSE_WAIT && busy))
+		return;
+	d = pw_subject_of(task, &key);
+	if (!d || (d->phase != PW_DRAIN && d->phase != PW_SHUTDOWN))
+		return;
+	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
+	pw_find_ends(sk, 1, &on, &ends);
+	if (!busy)
+		pw_remember_closed(conn, sk, task, &on, &ends);
+	if (exits)
+		pw_abandon_emit(conn, sk, task, &on, &ends, busy);
 }
 
 static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *e)
@@ -161,12 +191,15 @@ static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *
 /* The last reference to a subject's listener goes: by the one who closes it. */
 static __always_inline void pw_listener_released(struct sock *sk, struct task_struct *task)
 {
+	struct pw_counters *c = pw_cpu_counters();
+	struct pw_control *ctl = pw_shared();
 	struct pw_endpoint endpoint;
 	struct pw_gone gone = {};
 	struct pw_process process;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_ends ends = {};
+	__u32 queued;
 
 	d = pw_subject_of(task, &key);
 	if (!d)
@@ -177,11 +210,14 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 		pw_endpoint_of(sk, &endpoint);
 		bpf_map_update_elem(&pw_gone, &endpoint, &gone, BPF_ANY);
 	}
+	queued = BPF_CORE_READ(sk, sk_ack_backlog);
+	if (ctl && ctl->queue_is_loss && c && gone.on.verdict != PW_IGNORED)
+		pw_add(c->backlog_dropped, queued);
 	pw_identify(task, &process);
 	pw_read_tuple(sk, 1, &ends.tuple);
 	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0,
 		BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.qlen.counter),
-		BPF_CORE_READ(sk, sk_ack_backlog));
+		queued);
 }
 
 #endif /* PW_DRAIN_H */

@@ -36,14 +36,29 @@ static __always_inline void pw_count_connection(__u32 direction, __u32 phase, __
 		pw_add(c->connections[direction][phase][verdict], 1);
 }
 
-static __always_inline void pw_count_request(__u32 phase, __u32 verdict)
+static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
+{
+	if (stats->last_misrouted_ns < at)
+		stats->last_misrouted_ns = at;
+}
+
+static __always_inline void pw_count_request(
+	struct pw_stats *stats, struct pw_verdict_on *on, __u64 at)
 {
 	struct pw_counters *c = pw_cpu_counters();
+	__u32 phase = on->phase, verdict = on->verdict;
 
 	barrier_var(phase);
 	barrier_var(verdict);
 	if (c && phase < PW_PHASES && verdict < PW_VERDICTS)
 		pw_add(c->requests[phase][verdict], 1);
+	if (!stats)
+		return;
+	pw_add(stats->requests, 1);
+	if (verdict == PW_MISROUTED) {
+		pw_add(stats->requests_misrouted, 1);
+		pw_note_misrouted(stats, at);
+	}
 }
 
 static __always_inline void pw_count_map_full(__u32 type)

@@ -9,6 +9,7 @@ struct pw_conns_map pw_conns SEC(".maps");
 struct pw_connects_map pw_connects SEC(".maps");
 struct pw_ports_map pw_ports SEC(".maps");
 struct pw_gone_map pw_gone SEC(".maps");
+struct pw_closed_map pw_closed SEC(".maps");
 struct pw_clients_map pw_clients SEC(".maps");
 struct pw_counters_map pw_counters SEC(".maps");
 struct pw_control_map pw_control SEC(".maps");

@@ -36,10 +36,24 @@ struct pw_gone {
 	__u64 gone_ns;
 };
 
-/* Where a connection was opened from. The network namespace does not count: it may be another one's
- * address that is seen at the other end. */
+/* A connection that a draining process closed while it was the client's turn to speak. */
+struct pw_closed {
+	struct pw_process process;
+	struct pw_verdict_on on;
+	struct pw_client client;
+	__u64 established_ns;
+	__u64 closed_ns;
+	__u32 write_seq; /* the FIN's sequence number */
+	__u32 requests;
+};
+
+/*
+ * Where a connection was opened from. The network namespace does not count (0): it may be another
+ * one's address that is seen at the other end. But each has a 127.0.0.1 of its own.
+ */
 struct pw_opener {
 	__u8 addr[16];
+	__u32 netns;
 	__u32 port;
 };
 
@@ -113,6 +127,15 @@ struct pw_gone_map {
 	__type(value, struct pw_gone);
 };
 extern struct pw_gone_map pw_gone SEC(".maps");
+
+/* What comes after a close comes soon: the oldest are forgotten first. */
+struct pw_closed_map {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct pw_tuple);
+	__type(value, struct pw_closed);
+};
+extern struct pw_closed_map pw_closed SEC(".maps");
 
 /* Who connected since something drains; the oldest are forgotten first. */
 struct pw_clients_map {

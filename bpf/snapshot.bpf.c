@@ -72,13 +72,19 @@ int pw_adopt(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-static __always_inline void pw_stamp_listener(struct sock *sk, struct pw_port *port)
+/* One that several subjects hold is the first one's, as long as there is that. */
+static __always_inline void pw_stamp_listener(
+	struct sock *sk, struct pw_port *port, struct pw_subject_key *key)
 {
-	struct pw_conn fresh = {};
+	struct pw_stats *stats = pw_stats_of(key);
+	struct pw_conn *conn, fresh = {};
 	__u8 one = 1;
 
-	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
+	conn = bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn)
 		pw_count_map_full(PW_EV_ACCEPT);
+	else if (stats && !pw_owner_stats(conn))
+		pw_own(conn, key, stats);
 	bpf_map_update_elem(&pw_ports, port, &one, BPF_ANY);
 }
 
@@ -94,9 +100,7 @@ static __always_inline void pw_stamp_connection(
 	fresh.judged = 1;
 	stats = pw_stats_of(key);
 	if (stats && bpf_map_lookup_elem(&pw_ports, port)) {
-		fresh.kind = key->kind;
-		fresh.subject = key->id;
-		fresh.life = stats->life;
+		pw_own(&fresh, key, stats);
 		pw_add(stats->inflight, 1);
 	}
 	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
@@ -104,8 +108,9 @@ static __always_inline void pw_stamp_connection(
 }
 
 /*
- * At a drain: what was accepted unseen is in flight. And is a request under way on this old connection? Then what is read next belongs to it,
- * else it begins one. TCP's clocks tell, in units of a tick.
+ * At a drain: what was accepted unseen is in flight. And is a request under way on this old
+ * connection? Then what is read next belongs to it, else it begins one. TCP's clocks tell, in units
+ * of a tick.
  */
 static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *task)
 {
@@ -116,7 +121,7 @@ static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *t
 	if (!conn)
 		return;
 	pw_conn_touched(conn, sk, task);
-	if (!conn->subject)
+	if (!conn->judged || !conn->subject)
 		return;
 	conn->was_read = 0;
 	conn->answered_seq = pw_is_busy(conn, sk) ? write_seq : write_seq - 1;
@@ -126,7 +131,7 @@ static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *t
 static __always_inline void pw_stamp_client(
 	struct sock *sk, struct task_struct *task, __u32 arming)
 {
-	struct pw_opener opener = {};
+	struct pw_opener opener;
 	struct pw_client *known, client;
 	struct pw_conn *conn;
 	struct pw_tuple t;
@@ -135,8 +140,7 @@ static __always_inline void pw_stamp_client(
 	if (conn && conn->subject)
 		return;
 	pw_read_tuple(sk, 0, &t);
-	__builtin_memcpy(opener.addr, t.saddr, sizeof(opener.addr));
-	opener.port = t.sport;
+	pw_opener_of(&t, &opener);
 	/* several processes may hold it: who connected, or else the first one */
 	known = bpf_map_lookup_elem(&pw_clients, &opener);
 	if (known && known->arming == arming)
@@ -187,10 +191,48 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	port.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	port.port = sk->__sk_common.skc_num;
 	if (state == TCP_LISTEN)
-		pw_stamp_listener(sk, &port);
+		pw_stamp_listener(sk, &port, &key);
 	else if (ctl->snapshot == PW_PASS_CONNECTIONS)
 		pw_stamp_connection(sk, &port, &key);
 	else if (ctl->snapshot == PW_PASS_TURNS)
 		pw_stamp_turn(sk, task);
+	return 0;
+}
+
+/*
+ * Counts the connections that each subject has at this moment, by where they are. One reader at a
+ * time (the daemon), so that plain additions will do.
+ */
+SEC("iter/bpf_sk_storage_map")
+int pw_look(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct pw_control *ctl = pw_shared();
+	struct pw_conn *conn = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct pw_stats *stats;
+	__u32 queued;
+	__u8 state;
+
+	if (!sk || !conn || !ctl)
+		return 0;
+	stats = pw_owner_stats(conn);
+	if (!stats)
+		return 0;
+	if (stats->look != ctl->look) {
+		stats->look = ctl->look;
+		stats->queued = stats->unseen = stats->open = 0;
+	}
+	state = sk->__sk_common.skc_state;
+	if (state == TCP_LISTEN) { /* its length has those as well that came before the stamp */
+		queued = sk->sk_ack_backlog;
+	} else if (conn->judged || sk->sk_socket) {
+		stats->unseen += !conn->judged;
+		stats->open += state != TCP_CLOSE && (sk->sk_socket || state != TCP_FIN_WAIT2);
+		return 0;
+	} else { /* in the queue, unless it is not that far; one that was reset is there, too */
+		queued = conn->established_ns && state == TCP_CLOSE ? -1 : 0;
+	}
+	stats->queued += queued;
+	stats->open += queued;
 	return 0;
 }

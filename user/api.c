@@ -391,7 +391,9 @@ static void list_subject(const struct subject *s, void *arg)
 	if (d->reason[0])
 		json_strn(l->j, "reason", d->reason, strnlen(d->reason, sizeof(d->reason)));
 	json_i64(l->j, "members", stats.members);
-	json_i64(l->j, "inflight", stats.inflight);
+	json_i64(l->j, "inflight", stats.inflight + stats.unseen);
+	if (stats.look)
+		json_u64(l->j, "inflight_tcp", stats.open);
 	json_u64(l->j, "accepts", stats.accepts);
 	json_u64(l->j, "accepts_misrouted", stats.accepts_misrouted);
 	json_u64(l->j, "connects", stats.connects);
@@ -406,6 +408,7 @@ static void get_subjects(struct api *api, struct evhttp_request *req, const stru
 	_cleanup_(json_free) struct json_out j = { 0 };
 	struct listing l = { &j, api->c.subjects, clock_boot_ns() };
 
+	subjects_look(api->c.subjects);
 	json_open(&j, NULL, '{');
 	json_u64(&j, "schema", 1);
 	json_str(&j, "node", api->c.node);

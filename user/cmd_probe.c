@@ -27,7 +27,7 @@ const struct opts_spec probe_spec = {
 	.options = probe_table,
 };
 
-static const char *const kinds[] = { "always", "always", "while draining", "at a declaration" };
+static const char *const kinds[] = { "always", "always", "while draining", "by the daemon" };
 
 static void print_table(const struct kernel *k, const struct utsname *u)
 {

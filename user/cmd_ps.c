@@ -30,7 +30,8 @@ const struct opts_spec ps_spec = {
 	.name = "ps",
 	.summary = "list the subjects: their phase, and what has reached them",
 	.details =
-		"INFLIGHT counts open accepted connections, MISROUTED the accepts in INIT, DRAIN "
+		"INFLIGHT counts open accepted connections, TCP also those in accept queues and "
+		"those closed ones that are still being sent; MISROUTED the accepts in INIT, DRAIN "
 		"or SHUTDOWN, CONNECTS the misrouted connects out; SETTLE is the time from DRAIN "
 		"to the last misrouted arrival so far.",
 	.options = options,
@@ -80,6 +81,7 @@ static const struct column {
 	{ "SOURCE", put_name, "source", true, false },
 	{ "PROCS", put_number, "members", false, true },
 	{ "INFLIGHT", put_number, "inflight", false, true },
+	{ "TCP", put_number, "inflight_tcp", false, true },
 	{ "ACCEPTS", put_number, "accepts", false, true },
 	{ "MISROUTED", put_number, "accepts_misrouted", false, true },
 	{ "CONNECTS", put_number, "connects_misrouted", false, true },

@@ -166,6 +166,8 @@ static void on_unlisten(struct daemon *d, const struct event *e)
 	slot->backlog.listener = e->conn.tuple;
 	slot->backlog.addr_known = true;
 	slot->backlog.half_open = e->conn.how;
+	if (d->kernel->control->queue_is_loss)
+		slot->backlog.dropped += e->conn.number;
 }
 
 static void on_drop(struct daemon *d, const struct event *e)
@@ -241,6 +243,8 @@ static void on_phase(const struct subject *s, const struct event_phase *p, void 
 
 	e.phase.realtime_offset_ns = d->realtime_offset_ns;
 	publish(d, &e, s->name);
+	if (s->now.phase >= PW_DRAIN)
+		subjects_look(d->subjects);
 	if (drains_phase(d->drains, &e.phase, s->name, stats_of(d, s, &stats), clock_boot_ns(), &ended) < 0)
 		log_error("out of memory: the drain of %s is not followed", s->name);
 	if (ended)
@@ -360,8 +364,10 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 
 	api_accept_again(d->api);
 	drain(d);
-	if (drains_running(d->drains))
+	if (drains_running(d->drains)) {
+		subjects_look(d->subjects);
 		subjects_for_each(d->subjects, follow_drain, d);
+	}
 	err = subjects_reconcile(d->subjects);
 	if (err)
 		log_error("cannot compare with pw_phases: %s", strerror(-err));

@@ -412,6 +412,7 @@ static void add_request(struct line *line, json_t *event)
 		add(line, "%" PRIu64 "%s", nth, ordinal_suffix(nth));
 	}
 	add_duration(line, event, "conn_age_ns", "conn");
+	add_duration(line, event, "after_close_ns", "reset, after the close by");
 	add_verdict(line, event);
 }
 

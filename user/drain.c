@@ -433,8 +433,10 @@ static void count_request(struct drain *drain, const struct pw_conn_record *c)
 {
 	drain->r.requests[c->on.verdict]++;
 	note_arrival(&drain->r, c, c->h.time_ns);
-	if (c->on.verdict == PW_MISROUTED)
-		count_connection(drain, c);
+	if (c->on.verdict != PW_MISROUTED)
+		return;
+	drain->r.requests_too_late += c->how != 0;
+	count_connection(drain, c);
 }
 
 static void count_refused(struct report *r, const struct pw_conn_record *c)
@@ -477,6 +479,7 @@ static void note_closed(struct report *r, const struct pw_conn_record *c)
 	struct report_port *port = port_of(r, c->tuple.dport);
 
 	port->closed++;
+	r->half_open += c->how;
 	if (c->h.time_ns > port->closed_ns)
 		port->closed_ns = c->h.time_ns;
 }

@@ -203,6 +203,8 @@ static void write_conn(struct json_out *j, const struct event *e, const struct e
 	case PW_EV_REQUEST:
 		json_u64(j, "nth", r->number);
 		write_duration(j, "conn_age_ns", r->begin_ns, r->h.time_ns);
+		if (r->how)
+			json_u64(j, "after_close_ns", r->how * 1000ULL);
 		break;
 	default:
 		write_duration(j, "since_exit_ns", r->begin_ns, r->h.time_ns);

@@ -36,7 +36,10 @@ static const struct hook_spec {
 	const char *needs;
 	const char *serves;
 	const char *without;
-	int accept_params; /* of inet_csk_accept, for the variant that fits */
+	bool trampoline; /* attaches by one, which some kernels refuse */
+	/* a function that is to have so many parameters, for the variant that fits */
+	const char *function;
+	int params;
 	const char *unless; /* a name in BTF that makes this one superfluous */
 } specs[] = {
 	{ "pw_sockops", "sockops", HOOK_CGROUP, true, NULL,
@@ -49,11 +52,13 @@ static const struct hook_spec {
 		"accept(), IPv6, exactly", "nothing works" },
 	{ "pw_accept", "fexit/inet_csk_accept", HOOK_TRACING, false, "bpf_sk_storage_get_tracing",
 		"accept() with a NULL address, at once",
-		"such accepts are seen at the first read or write, at the latest at the close", 2 },
+		"such accepts are seen at the first read or write, at the latest at the close",
+		true, "inet_csk_accept", 2 },
 	{ "pw_accept_6_9", "fexit/inet_csk_accept", HOOK_TRACING, false,
 		"bpf_sk_storage_get_tracing",
 		"accept() with a NULL address, at once",
-		"such accepts are seen at the first read or write, at the latest at the close", 4 },
+		"such accepts are seen at the first read or write, at the latest at the close",
+		true, "inet_csk_accept", 4 },
 	{ "pw_recv", "tp_btf/sock_recv_length", HOOK_ON_DEMAND, false, "btf_trace_sock_recv_length",
 		"late requests; accept() with a NULL address, at the first read",
 		"accepts with a NULL address are seen at the close" },
@@ -64,8 +69,14 @@ static const struct hook_spec {
 		"btf_trace_sock_send_length", "accept() with a NULL address, at the first write",
 		"accepts with a NULL address are seen at the close" },
 	{ "pw_reset", "tp_btf/tcp_send_reset", HOOK_TRACING, false, "bpf_sk_storage_get_tracing",
-		"connections dropped from an accept queue; refused connects (from 6.10 on)",
-		"neither is seen" },
+		"connections dropped from an accept queue; refused connects, and requests after the close, from 6.10 on",
+		"connections dropped from an accept queue are taken from its length" },
+	{ "pw_reset4_6_9", "fentry/tcp_v4_send_reset", HOOK_TRACING, false, "tcp_v4_send_reset",
+		"refused connects, and requests after the close, IPv4", "neither is seen",
+		true, "btf_trace_tcp_send_reset", 3 },
+	{ "pw_reset6_6_9", "fentry/tcp_v6_send_reset", HOOK_TRACING, false, "tcp_v6_send_reset",
+		"refused connects, and requests after the close, IPv6", "neither is seen",
+		true, "btf_trace_tcp_send_reset", 3 },
 	{ "pw_signal", "tp_btf/signal_generate", HOOK_TRACING, false, "btf_trace_signal_generate",
 		"who asked a process to go", "drain reports do not have it" },
 	{ "pw_process_fork", "tp_btf/sched_process_fork", HOOK_TRACING, true,
@@ -88,9 +99,21 @@ static const struct hook_spec {
 	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, false, "bpf_sock_from_file",
 		"sockets older than the declaration",
 		"connections older than the declaration are not counted as in flight" },
+	{ "pw_look", "iter/bpf_sk_storage_map", HOOK_ITERATOR, false,
+		"bpf_iter_bpf_sk_storage_map",
+		"connections in accept queues and being closed, counted when asked for",
+		"in flight are only those that a process holds" },
 };
 
 _Static_assert(ARRAY_SIZE(specs) <= KERNEL_HOOKS_MAX, "room for every hook");
+
+static int spec_index(const char *program)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		if (strcmp(specs[i].program, program) == 0)
+			return i;
+	abort();
+}
 
 struct kernel_private {
 	struct pw_bpf *skel; /* NULL after a take-over */
@@ -124,11 +147,10 @@ static __u64 object_id(void)
 /* ---- what this kernel allows ---- */
 
 /*
- * Some kernels refuse trampolines although everything else loads, and only say so at the load. The
- * number of inet_csk_accept's parameters tells which of the two variants fits. The answer is a
- * count, or a negative errno.
+ * Some kernels refuse trampolines although everything else loads, and only say so at the load. 0 or
+ * a negative errno.
  */
-static int probe_fexit(const struct btf *btf)
+static int probe_trampolines(const struct btf *btf)
 {
 	static const struct bpf_insn insns[] = {
 		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0 },
@@ -136,7 +158,6 @@ static int probe_fexit(const struct btf *btf)
 	};
 	LIBBPF_OPTS(bpf_prog_load_opts, opts, .expected_attach_type = BPF_TRACE_FEXIT);
 	_cleanup_(closep) int prog = -1, link = -1;
-	const struct btf_type *type;
 	int id;
 
 	id = btf__find_by_name_kind(btf, "inet_csk_accept", BTF_KIND_FUNC);
@@ -149,11 +170,18 @@ static int probe_fexit(const struct btf *btf)
 		return prog;
 	/* arm64 before 6.4 loads it and refuses the attachment */
 	link = bpf_raw_tracepoint_open(NULL, prog);
-	if (link < 0)
-		return link;
-	type = btf__type_by_id(btf, id);
-	type = btf__type_by_id(btf, type->type);
-	return btf_vlen(type);
+	return link < 0 ? link : 0;
+}
+
+/* Of a function, or of a tracepoint's type (btf_trace_NAME), whose first one is its context. */
+static int count_params(const struct btf *btf, const char *name)
+{
+	int id = btf__find_by_name(btf, name);
+	const struct btf_type *type = id < 0 ? NULL : btf__type_by_id(btf, id);
+
+	while (type && !btf_is_func_proto(type))
+		type = btf__type_by_id(btf, type->type);
+	return type ? btf_vlen(type) : -ENOENT;
 }
 
 static void btf_freep(struct btf **btf)
@@ -165,24 +193,22 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 {
 	struct kernel_private *p = k->private;
 	_cleanup_(btf_freep) struct btf *btf = NULL;
-	int params;
+	int trampolines;
 
 	btf = btf__load_vmlinux_btf();
 	if (!btf)
 		return fail_with(why, len, -errno,
 			"this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which CO-RE needs");
-	params = probe_fexit(btf);
+	trampolines = probe_trampolines(btf);
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
 		const struct hook_spec *s = &specs[i];
 		struct bpf_program *prog;
-		int err = 0;
+		int err = s->trampoline ? trampolines : 0;
 
 		if (s->needs && btf__find_by_name(btf, s->needs) < 0)
 			err = -ENOENT;
-		else if (s->accept_params)
-			err = params < 0 ? params : params == s->accept_params ? 0 : -ENOENT;
-		k->hooks[i].superseded = s->accept_params == (params == 4 ? 2 : 4);
-		if (s->unless && btf__find_by_name(btf, s->unless) >= 0) {
+		if ((s->function && count_params(btf, s->function) != s->params) ||
+			(s->unless && btf__find_by_name(btf, s->unless) >= 0)) {
 			err = -ENOENT;
 			k->hooks[i].superseded = true;
 		}
@@ -419,7 +445,7 @@ static int take_over(struct kernel *k)
 		if (is_prog ? p->progs[i] >= 0 : p->links[i] != NULL)
 			continue;
 		k->hooks[i].error = -errno;
-		k->hooks[i].superseded = specs[i].accept_params; /* it was told at the load */
+		k->hooks[i].superseded = specs[i].trampoline; /* it was told at the load */
 		if (specs[i].required)
 			return -ESTALE;
 	}
@@ -569,6 +595,7 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 		k->control->abi = PW_ABI;
 		k->control->object_id = object_id();
 	}
+	k->control->queue_is_loss = k->hooks[spec_index("pw_reset")].error != 0;
 	*ret = TAKE_PTR(k);
 	return 0;
 }
@@ -619,14 +646,6 @@ const char *kernel_why_off(const struct hook *h)
 
 /* ---- verbs ---- */
 
-static int spec_index(const char *program)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
-		if (strcmp(specs[i].program, program) == 0)
-			return i;
-	abort();
-}
-
 /* Runs an iterator to its end; what it writes goes to `out`. Returns bytes, or a negative errno. */
 static ssize_t run_iterator(int prog, union bpf_iter_link_info *info, void *out, size_t size)
 {
@@ -657,6 +676,18 @@ static ssize_t run_iterator(int prog, union bpf_iter_link_info *info, void *out,
 		if (got == size)
 			return -E2BIG;
 	}
+}
+
+int kernel_look(struct kernel *k)
+{
+	int hook = spec_index("pw_look");
+	union bpf_iter_link_info info = { .map.map_fd = k->conns };
+	char nothing[1];
+
+	if (k->hooks[hook].error)
+		return k->hooks[hook].error;
+	k->control->look++;
+	return run_iterator(k->private->progs[hook], &info, nothing, sizeof(nothing));
 }
 
 int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n)

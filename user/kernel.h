@@ -20,7 +20,7 @@ enum hook_kind {
 	HOOK_CGROUP,	/* at the cgroup2 root, by link */
 	HOOK_TRACING,	/* attached as long as the kernel half is */
 	HOOK_ON_DEMAND, /* attached while something drains */
-	HOOK_ITERATOR,	/* run when a subject is declared */
+	HOOK_ITERATOR,	/* run by the daemon: at a declaration, to count connections */
 };
 
 struct hook {
@@ -36,7 +36,7 @@ struct hook {
 /* A few words; only for one that is off. */
 const char *kernel_why_off(const struct hook *h);
 
-#define KERNEL_HOOKS_MAX 24
+#define KERNEL_HOOKS_MAX 32
 
 struct kernel {
 	int phases; /* map file descriptors */
@@ -79,6 +79,11 @@ int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n
 /* Looks at the sockets that these members of a subject have open; NULL: at everybody's. */
 int kernel_snapshot(
 	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n);
+/*
+ * Counts the connections that subjects have now (pw_stats.queued, unseen, open; their `look` is then
+ * that of `control`). -ENOENT: this kernel cannot.
+ */
+int kernel_look(struct kernel *k);
 /* Attaches or detaches the HOOK_ON_DEMAND programs; the first time looks at who is connected. */
 int kernel_arm(struct kernel *k, bool on);
 

@@ -54,6 +54,10 @@ static void write_cost(struct evbuffer *out, const struct pw_counters *c)
 				evbuffer_add_printf(out,
 					"phasewatch_requests_total{phase=\"%s\",verdict=\"%s\"} %llu\n",
 					phase_name(p), verdict_name(v), c->requests[p][v]);
+	head(out, "phasewatch_requests_too_late", "counter",
+		"Of these, requests that came after a draining process had closed their connection.");
+	evbuffer_add_printf(
+		out, "phasewatch_requests_too_late_total %llu\n", c->requests_too_late);
 	head(out, "phasewatch_abandoned", "counter",
 		"Connections of draining processes that were still open when they exited.");
 	for (unsigned int h = 0; h < PW_HOWS; h++)
@@ -99,7 +103,7 @@ static void add_subject(const struct subject *subject, void *arg)
 	if (phase_name(subject->now.phase))
 		g->by_phase[subject->now.phase]++;
 	if (subjects_stats(g->s, subject, &stats) == 0)
-		g->inflight += stats.inflight;
+		g->inflight += stats.inflight + stats.unseen;
 }
 
 int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s)
@@ -113,6 +117,7 @@ int metrics_write(struct evbuffer *out, const struct kernel *k, const struct sub
 		return err;
 	write_connections(out, &c);
 	write_misrouted(out, &c);
+	subjects_look(s);
 	subjects_for_each(s, add_subject, &g);
 	head(out, "phasewatch_subjects", "gauge", "Subjects by phase.");
 	for (unsigned int p = PW_INIT; p < PW_PHASES; p++)

@@ -315,6 +315,7 @@ static void write_requests(struct json_out *j, const struct report *r)
 
 	json_open(j, "requests", '{');
 	write_verdicts(j, misrouted, r->requests);
+	json_u64(j, "too_late", r->requests_too_late);
 	if (!r->request_connections_unknown)
 		json_u64(j, "connections", r->request_connections);
 	if (r->has_stats)
@@ -323,19 +324,38 @@ static void write_requests(struct json_out *j, const struct report *r)
 	json_close(j, '}');
 }
 
-/* At the end: those that their last owner's exit cut off, and those that somebody else holds. */
+static uint64_t held(const struct pw_stats *stats)
+{
+	return not_negative(stats->inflight + stats->unseen);
+}
+
+static void write_held(struct json_out *j, const char *key, const char *tcp_key,
+	const struct pw_stats *stats)
+{
+	json_u64(j, key, held(stats));
+	if (stats->look)
+		json_u64(j, tcp_key, stats->open);
+}
+
+/*
+ * At the end: those that their last owner's exit cut off, and those that somebody else holds; of TCP
+ * also what its listeners took with them.
+ */
 static void write_inflight(struct json_out *j, const struct report *r)
 {
-	uint64_t now = not_negative(r->last.inflight);
+	uint64_t end = not_negative(r->last.inflight) +
+		       (r->end == REPORT_EXITED ? abandoned(r) : 0);
 
 	if (!r->has_stats)
 		return;
 	json_open(j, "inflight", '{');
-	json_u64(j, "start", not_negative(r->first.inflight));
-	if (r->end == REPORT_RUNNING)
-		json_u64(j, "now", now);
-	else if (r->last_is_final)
-		json_u64(j, "end", now + (r->end == REPORT_EXITED ? abandoned(r) : 0));
+	write_held(j, "start", "start_tcp", &r->first);
+	if (r->end == REPORT_RUNNING) {
+		write_held(j, "now", "now_tcp", &r->last);
+	} else if (r->last_is_final) {
+		json_u64(j, "end", end);
+		json_u64(j, "end_tcp", end + r->dropped);
+	}
 	json_close(j, '}');
 }
 
@@ -348,6 +368,7 @@ static void write_costs(struct json_out *j, const struct report *r)
 	json_u64(j, "rst", r->abandoned[PW_RST]);
 	json_close(j, '}');
 	json_u64(j, "backlog_dropped", r->dropped);
+	json_u64(j, "half_open", r->half_open);
 	json_open(j, "refused", '{');
 	json_u64(j, "count", r->refused);
 	if (r->refused)
@@ -523,20 +544,19 @@ static void put_share(FILE *out, const json_t *object, const char *total_key)
 		fprintf(out, percent < 0.01 ? " (<0.01 %%)" : " (%.2f %%)", percent);
 }
 
+static void put_part(FILE *out, const char *before, uint64_t n, const char *what)
+{
+	if (!n)
+		return;
+	fputs(before, out);
+	put_number(out, n);
+	fputs(what, out);
+}
+
 static void put_expected(FILE *out, const json_t *object)
 {
-	uint64_t grace = number(object, "grace"), ignored = number(object, "ignored");
-
-	if (grace) {
-		fputs(", ", out);
-		put_number(out, grace);
-		fputs(" in the grace time", out);
-	}
-	if (ignored) {
-		fputs(", ", out);
-		put_number(out, ignored);
-		fputs(" ignored", out);
-	}
+	put_part(out, ", ", number(object, "grace"), " in the grace time");
+	put_part(out, ", ", number(object, "ignored"), " ignored");
 }
 
 static void put_quantiles(FILE *out, const char *label, const json_t *quantiles)
@@ -569,16 +589,8 @@ static void put_requests(FILE *out, const json_t *report)
 		put_number(out, connections);
 		fputs(connections == 1 ? " connection" : " connections", out);
 	}
+	put_part(out, ", ", number(requests, "too_late"), " after the close: reset");
 	put_expected(out, requests);
-}
-
-static void put_part(FILE *out, const char *before, uint64_t n, const char *what)
-{
-	if (!n)
-		return;
-	fputs(before, out);
-	put_number(out, n);
-	fputs(what, out);
 }
 
 static void put_abandoned(FILE *out, const json_t *of)
@@ -593,30 +605,39 @@ static void put_abandoned(FILE *out, const json_t *of)
 	fputs(")", out);
 }
 
+/* 84 at the start (87 in TCP) */
+static void put_held(FILE *out, const char *before, const json_t *inflight, const char *key,
+	const char *tcp_key, const char *when)
+{
+	uint64_t n, tcp;
+
+	if (!get_u64(inflight, key, &n))
+		return;
+	fputs(before, out);
+	put_number(out, n);
+	fputs(when, out);
+	if (!tcp_key || !get_u64(inflight, tcp_key, &tcp) || tcp == n)
+		return;
+	fputs(" (", out);
+	put_number(out, tcp);
+	fputs(" in TCP)", out);
+}
+
 static void put_inflight(FILE *out, const json_t *report)
 {
 	const json_t *inflight = json_object_get(report, "inflight");
 	const json_t *lost = json_object_get(report, "abandoned");
-	const char *sep = "";
-	uint64_t n;
 
-	if (get_u64(inflight, "start", &n)) {
-		put_number(out, n);
-		fputs(" at the start", out);
-		sep = ", ";
-	}
-	if (get_u64(inflight, "now", &n) || get_u64(inflight, "end", &n)) {
-		fputs(sep, out);
-		put_number(out, n);
-		fputs(json_object_get(inflight, "now") ? " now" : " at the end", out);
-		sep = ": ";
-	}
-	if (number(lost, "total")) {
-		fputs(sep, out);
-		put_abandoned(out, lost);
-	} else if (!*sep) {
+	if (!json_object_size(inflight))
 		fputs("not known", out);
-	}
+	put_held(out, "", inflight, "start", "start_tcp", " at the start");
+	put_held(out, ", ", inflight, "now", "now_tcp", " now");
+	/* where the backlog is a line of its own */
+	put_held(out, ", ", inflight, "end", NULL, " at the end");
+	if (!number(lost, "total"))
+		return;
+	fputs(": ", out);
+	put_abandoned(out, lost);
 }
 
 static void put_refused(FILE *out, const json_t *report)
@@ -636,7 +657,10 @@ static void put_refused(FILE *out, const json_t *report)
 
 static void put_backlog(FILE *out, const json_t *report)
 {
-	put_part(out, "", number(report, "backlog_dropped"), " dropped, never accepted");
+	uint64_t dropped = number(report, "backlog_dropped");
+
+	put_part(out, "", dropped, " dropped, never accepted");
+	put_part(out, dropped ? ", " : "", number(report, "half_open"), " in the handshake");
 }
 
 static void put_connects(FILE *out, const json_t *report)

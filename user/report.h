@@ -75,11 +75,13 @@ struct report {
 
 	uint64_t accepts[PW_VERDICTS];
 	uint64_t requests[PW_VERDICTS];
+	uint64_t requests_too_late; /* misrouted ones: after the close, and reset */
 	uint64_t connects[PW_VERDICTS];
 	uint64_t connects_failed;
 	uint64_t refused;
 	uint64_t refused_after_ns; /* the last one, after the end of its listener */
 	uint64_t dropped;
+	uint64_t half_open; /* handshakes that were not done when their listener was closed */
 	uint64_t abandoned[PW_HOWS];
 	uint64_t abandoned_busy;
 	uint64_t ignored; /* of the last three, by --ignore-...: not in their numbers */

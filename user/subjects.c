@@ -140,6 +140,14 @@ static int members_of(
 	return 0;
 }
 
+void subjects_look(const struct subjects *s)
+{
+	int err = kernel_look(s->k);
+
+	if (err < 0 && err != -ENOENT)
+		log_warning("cannot count connections in flight: %s", strerror(-err));
+}
+
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret)
 {
 	_cleanup_(freep) pid_t *pids = NULL;
@@ -147,6 +155,9 @@ int subjects_stats(const struct subjects *s, const struct subject *subject, stru
 
 	if (bpf_map_lookup_elem(s->k->stats, &subject->key, ret) < 0)
 		return -errno;
+	if (ret->look != s->k->control->look)
+		ret->queued = ret->unseen = ret->open = 0;
+	ret->look = s->k->control->look;
 	if (subject->key.kind == PW_KIND_CGROUP && members_of(s, subject, &pids, &n) == 0)
 		ret->members = n;
 	return 0;

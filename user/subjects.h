@@ -76,7 +76,9 @@ int subjects_reconcile(struct subjects *s);
 const struct subject *subjects_find(const struct subjects *s, const struct pw_subject_key *key);
 /* Its name, and for a while that of one that is gone; NULL if not known. */
 const char *subjects_name(const struct subjects *s, const struct pw_subject_key *key);
-/* `members` of a cgroup is how many processes are in it now. */
+/* Has the next subjects_stats() know where connections are: `queued`, `unseen` and `open`. */
+void subjects_look(const struct subjects *s);
+/* `members` of a cgroup is how many processes are in it now. `look` is 0 if nothing can be known. */
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
 void subjects_for_each(const struct subjects *s,
 	void (*fn)(const struct subject *subject, void *arg), void *arg);

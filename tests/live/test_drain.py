@@ -260,6 +260,85 @@ def test_shutdown_declared(daemon, watch, listening):
         assert Counter(e["phase"] for e in late) == {"DRAIN": 3, "SHUTDOWN": 2}
 
 
+# In flight ----------------------------------------------------------------------------------
+
+
+def inflight(daemon, one):
+    """As the process holds them, and as TCP does."""
+    shown = daemon.subject(one.pid)
+    return shown["inflight"], shown["inflight_tcp"]
+
+
+def wait_inflight(daemon, one, expected):
+    """TCP is a moment later than its user."""
+    wait_until(
+        lambda: inflight(daemon, one) == expected,
+        lambda: f"{expected} in flight; now {inflight(daemon, one)}",
+    )
+
+
+def clog(kept, which):
+    """Answers that their clients do not read: when the server closes them, TCP goes on with them."""
+    for i in which:
+        kept.one.call("send_all", i)
+
+
+@pytest.mark.parametrize("family", peers.FAMILIES)
+@pytest.mark.parametrize("first", ["ACTIVE", None])
+def test_inflight(daemon, listening, first, family):
+    """Accepted with and without an address, waiting to be accepted, closed, being closed; with
+    DRAIN as the first declaration as well."""
+    own, to = peers.FAMILIES[family]
+    one = listening(own)
+    if first:
+        daemon.declare(first, one.pid)
+    with Kept(one, 11, to) as kept, Kept(one, 5, to, accept=False):
+        one.call("accept_call", "accept4", False, 5)
+        with fill(one.port, 7, to):
+            if first:
+                assert inflight(daemon, one) == (16, 23)
+            daemon.declare("DRAIN", one.pid)
+            assert inflight(daemon, one) == (16, 23)
+            clog(kept, [1, 2])
+            one.call("close_connections", [0, 1, 2])
+            wait_inflight(daemon, one, (13, 22))
+            one.call("accept", 3)
+            assert inflight(daemon, one) == (16, 22)
+            one.die("exit")
+    report = daemon.report(one.pid)
+    assert report["inflight"] == {"start": 16, "start_tcp": 23, "end": 16, "end_tcp": 20}
+    assert (report["abandoned"]["total"], report["backlog_dropped"]) == (16, 4)
+
+
+def test_inflight_older_than_the_daemon(own_daemon, listening):
+    one = listening()
+    with Kept(one, 5), fill(one.port, 3):
+        own_daemon.start()
+        own_daemon.declare("ACTIVE", one.pid)
+        assert inflight(own_daemon, one) == (5, 8)
+        with fill(one.port, 2, already=3):
+            assert inflight(own_daemon, one) == (5, 10)
+            one.call("accept", 5)
+            assert inflight(own_daemon, one) == (10, 10)
+
+
+def test_inflight_of_a_listener_that_went_over(daemon, listening, actor):
+    """Its queue is counted where it was first declared, and when that has gone by its next owner."""
+    old, new = listening(), actor()
+    daemon.declare("ACTIVE", old.pid)
+    old.hand_over("listener", new)
+    daemon.declare("ACTIVE", new.pid)
+    with fill(old.port, 5):
+        assert (inflight(daemon, old), inflight(daemon, new)) == ((0, 5), (0, 0))
+        old.die("exit")
+        wait_until(lambda: old.pid not in daemon.subjects(), "the old one is forgotten")
+        daemon.declare("DRAIN", new.pid)
+        with fill(old.port, 3, already=5):
+            assert inflight(daemon, new) == (0, 8)
+            new.call("accept", 8)
+            assert inflight(daemon, new) == (8, 8)
+
+
 # Abandoned connections ----------------------------------------------------------------------
 
 
@@ -696,15 +775,94 @@ def test_not_refused_while_somebody_has_the_listener(daemon, watch, listening, a
     assert expect.counted(watch.collect()) == {}
 
 
-def test_late_segments_are_not_refused_connects(daemon, watch, listening):
-    """RST answers them as well, but no SYN was refused."""
+# Requests after the close -------------------------------------------------------------------
+
+
+CLOSES = {**STOPS_LISTENING, "close": lambda one: one.call("close_connections")}
+del CLOSES["shutdown"]
+
+
+def send_after_the_end(kept, which, size):
+    """Each sees the end, speaks all the same, and is reset: then it cannot send any more."""
+    for i in which:
+        assert kept.sockets[i].recv(1) == b""
+        with contextlib.suppress(BrokenPipeError):
+            kept.say([i], size)
+        with pytest.raises(BrokenPipeError):
+            kept.say([i], 1)
+
+
+@pytest.mark.parametrize("family", peers.FAMILIES)
+@pytest.mark.parametrize("how", CLOSES)
+def test_requests_after_the_close(daemon, watch, listening, client, how, family):
+    """Answered before; never used; answered in DRAIN: none of them on its way when the end came.
+    And one that is not answered: what follows belongs to that request, which is abandoned."""
+    own, to = peers.FAMILIES[family]
+    one = listening(own)
+    daemon.declare("ACTIVE", one.pid)
+    before = daemon.metrics()
+    idle = [*range(5), *range(6, 8)]
+    with Kept(one, 8, to) as kept:
+        kept.ask([0, 1, 2, 5])
+        kept.next_tick()
+        kept.say([5])
+        kept.read([5])
+        daemon.declare("DRAIN", one.pid)
+        kept.ask([0])
+        kept.ask([0, 6])
+        since = now_ns()
+        CLOSES[how](one)
+        send_after_the_end(kept, range(8), QUESTION)
+        events = watch.collect()
+        late = [e for e in expect.of_type(events, "request") if "after_close_ns" in e]
+        assert sorted(e["src"]["port"] for e in late) == sorted(kept.ports[i] for i in idle)
+        for event in late:
+            made = kept.made[kept.ports.index(event["src"]["port"])]
+            assert (event["src"]["addr"], event["src"]["port"]) == made.src, event
+            assert (event["dst"]["addr"], event["dst"]["port"]) == made.dst, event
+            assert event["process"]["pid"] == event["subject"]["id"] == one.pid, event
+            assert (event["phase"], event["verdict"]) == ("DRAIN", "misrouted"), event
+            assert 0 < event["after_close_ns"] <= now_ns() - since, event
+            assert event["after_close_ns"] < event["conn_age_ns"], event
+        gone = {"abandon": 8} if how != "close" else {}
+        assert expect.counted(events) == {"request": 3 + 7, **gone}
+    after = daemon.metrics()
+    name = "phasewatch_requests_too_late_total"
+    assert after.sum(name) - before.sum(name) == 7
+    assert after.misrouted(type="request") - before.misrouted(type="request") == 3 + 7
+    if how != "close":
+        requests = daemon.report(one.pid)["requests"]
+        assert (requests["misrouted"], requests["too_late"], requests["connections"]) == (10, 7, 7)
+
+
+def test_request_after_the_close_is_told_once(daemon, watch, listening):
+    """In many segments, and once more on another connection from the same port."""
+    one = listening()
+    daemon.declare("DRAIN", one.pid)
+    with Kept(one, 3) as kept:
+        one.die("exit")
+        send_after_the_end(kept, range(3), 300_007)
+        assert expect.counted(watch.collect()) == {"accept": 3, "abandon": 3, "request": 3}
+
+
+@pytest.mark.parametrize("phase", ["ACTIVE", "INIT"])
+def test_closed_while_not_draining(daemon, watch, listening, phase):
+    """While something else drains."""
+    one, other = listening(), listening()
+    daemon.declare(phase, one.pid)
+    daemon.declare("DRAIN", other.pid)
+    with Kept(one, 3) as kept:
+        watch = daemon.watch()
+        one.call("close_connections")
+        send_after_the_end(kept, range(3), QUESTION)
+        assert expect.counted(watch.collect()) == {}
+
+
+def test_farewells_are_no_requests(daemon, watch, listening):
+    """As TLS says goodbye to who said goodbye; RST answers it as well."""
     one = listening()
     daemon.declare("DRAIN", one.pid)
     with Kept(one, 5) as kept:
         one.die("exit")
-        for sock in kept.sockets:
-            sock.sendall(b"late")
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                while sock.recv(1):
-                    pass
+        send_after_the_end(kept, range(5), 31)
         assert expect.counted(watch.collect()) == {"accept": 5, "abandon": 5}

@@ -55,17 +55,20 @@ static struct report example(void)
 		.exit_ns = AFTER(9223),
 		.has_stats = true,
 		.last_is_final = true,
-		.first = { .accepts = 1847, .requests = 10, .inflight = 84, .members = 4 },
+		.first = { .accepts = 1847, .requests = 10, .inflight = 83, .members = 4, .look = 1,
+			.unseen = 1, .open = 87 },
 		.last = { .accepts = 1904, .requests = 240, .last_released_ns = AFTER(9222),
 			.last_misrouted_ns = AFTER(2310) },
 		.accepts = { [PW_MISROUTED] = 57 },
 		.requests = { [PW_MISROUTED] = 212 },
+		.requests_too_late = 7,
 		.request_connections = 31,
 		.connects = { [PW_MISROUTED] = 5 },
 		.connects_failed = 1,
 		.refused = 11,
 		.refused_after_ns = 6100 * NS_PER_MS,
 		.dropped = 3,
+		.half_open = 1,
 		.abandoned = { [PW_FIN] = 1, [PW_RST] = 1 },
 		.abandoned_busy = 1,
 		.first_misrouted_ns = AFTER(4),
@@ -166,9 +169,10 @@ static void test_json(void **state)
 		"{\"at_ns\":9222000000,\"what\":\"last connection closed\"},"
 		"{\"at_ns\":9223000000,\"what\":\"last process gone\",\"detail\":\"exit 0\"}],"
 		"\"arrivals\":{\"accepts\":1904,\"misrouted\":57,\"grace\":0,\"ignored\":0},"
-		"\"requests\":{\"misrouted\":212,\"grace\":0,\"ignored\":0,\"connections\":31,"
-		"\"total\":230},\"inflight\":{\"start\":84,\"end\":2},"
-		"\"abandoned\":{\"total\":2,\"busy\":1,\"fin\":1,\"rst\":1},\"backlog_dropped\":3,"
+		"\"requests\":{\"misrouted\":212,\"grace\":0,\"ignored\":0,\"too_late\":7,"
+		"\"connections\":31,"
+		"\"total\":230},\"inflight\":{\"start\":84,\"start_tcp\":87,\"end\":2,\"end_tcp\":5},"
+		"\"abandoned\":{\"total\":2,\"busy\":1,\"fin\":1,\"rst\":1},\"backlog_dropped\":3,\"half_open\":1,"
 		"\"refused\":{\"count\":11,\"last_after_ns\":6100000000},"
 		"\"connects\":{\"misrouted\":5,\"grace\":0,\"ignored\":0,\"failed\":1},"
 		"\"queue\":{\"p50_ns\":12031,\"p99_ns\":900000,\"max_ns\":900000},"
@@ -193,10 +197,11 @@ static void test_text(void **state)
 		"  +9.222s  last connection closed\n"
 		"  +9.223s  last process gone       exit 0\n"
 		"  new connections   57 of 1 904 (2.99 %)    queue p50 12us  p99 0.9ms\n"
-		"  late requests     212 of 230 (92.17 %) on 31 connections\n"
-		"  in flight         84 at the start, 2 at the end: 2 abandoned (1 busy; 1 reset, "
+		"  late requests     212 of 230 (92.17 %) on 31 connections, 7 after the close: "
+		"reset\n"
+		"  in flight         84 at the start (87 in TCP), 2 at the end: 2 abandoned (1 busy; 1 reset, "
 		"1 closed)\n"
-		"  backlog           3 dropped, never accepted\n"
+		"  backlog           3 dropped, never accepted, 1 in the handshake\n"
 		"  refused           11, the last 6.100s after its listener was closed\n"
 		"  connects out      5, 1 failed\n"
 		"  from              haproxy[911] 271   10.0.0.12 8   fe80::1 1\n");
@@ -230,10 +235,10 @@ static void test_markdown(void **state)
 		"| cost | |\n"
 		"| --- | --- |\n"
 		"| new connections | 57 of 1 904 (2.99 %)    queue p50 12us  p99 0.9ms |\n"
-		"| late requests | 212 of 230 (92.17 %) on 31 connections |\n"
-		"| in flight | 84 at the start, 2 at the end: "
+		"| late requests | 212 of 230 (92.17 %) on 31 connections, 7 after the close: reset |\n"
+		"| in flight | 84 at the start (87 in TCP), 2 at the end: "
 		"2 abandoned (1 busy; 1 reset, 1 closed) |\n"
-		"| backlog | 3 dropped, never accepted |\n"
+		"| backlog | 3 dropped, never accepted, 1 in the handshake |\n"
 		"| refused | 11, the last 6.100s after its listener was closed |\n"
 		"| connects out | 5, 1 failed |\n"
 		"| from | haproxy\\[911\\] 271   10.0.0.12 8   fe80::1 1 |\n");
@@ -256,8 +261,8 @@ static void test_a_running_drain_of_which_little_is_known(void **state)
 		"\"timeline\":[{\"at_ns\":0,\"what\":\"DRAIN declared\","
 		"\"detail\":\"source map\"}],"
 		"\"arrivals\":{\"misrouted\":0,\"grace\":0,\"ignored\":0},"
-		"\"requests\":{\"misrouted\":0,\"grace\":0,\"ignored\":0,\"connections\":0},"
-		"\"abandoned\":{\"total\":0,\"busy\":0,\"fin\":0,\"rst\":0},\"backlog_dropped\":0,"
+		"\"requests\":{\"misrouted\":0,\"grace\":0,\"ignored\":0,\"too_late\":0,\"connections\":0},"
+		"\"abandoned\":{\"total\":0,\"busy\":0,\"fin\":0,\"rst\":0},\"backlog_dropped\":0,\"half_open\":0,"
 		"\"refused\":{\"count\":0},"
 		"\"connects\":{\"misrouted\":0,\"grace\":0,\"ignored\":0,\"failed\":0}}");
 	shown(minimal(),

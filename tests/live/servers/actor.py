@@ -176,6 +176,13 @@ class Actor:
         for i in which:
             self.connections[i].sendall(bytes(size))
 
+    def send_all(self, i):
+        """As much as goes without waiting."""
+        self.connections[i].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.connections[i].send(bytes(MESSAGE))
+
     def linger(self, which):
         """These connections end with RST."""
         for i in which:
