@@ -8,7 +8,7 @@
 /* IPv4 as ::ffff:a.b.c.d, 96 bits longer; without /BITS one address. */
 static int parse_cidr(const char *text, uint8_t addr[16], uint32_t *bits)
 {
-	char copy[INET6_ADDRSTRLEN], *slash;
+	char copy[INET6_ADDRSTRLEN + sizeof("/128") - 1], *slash;
 	uint64_t given;
 	int own = 128;
 
@@ -29,6 +29,9 @@ static int parse_cidr(const char *text, uint8_t addr[16], uint32_t *bits)
 	if (slash && (parse_u64(slash, &given) < 0 || given > (uint64_t)own))
 		return -EINVAL;
 	*bits = given + (128 - own);
+	/* ::ffff:10.0.0.0/8 is a slip, and would be all of IPv4 and more */
+	if (*bits < 96 && IN6_IS_ADDR_V4MAPPED(addr))
+		return -EINVAL;
 	return *bits ? 0 : -EINVAL; /* ::/0 would be everybody */
 }
 

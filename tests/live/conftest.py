@@ -93,9 +93,9 @@ def actor():
 def listening(actor):
     """Makes actors that listen."""
 
-    def make(address="127.0.0.1", prefix=()):
+    def make(address="127.0.0.1", prefix=(), port=0):
         one = actor(prefix)
-        one.port = one.call("listen", address)
+        one.port = one.call("listen", address, port)
         return one
 
     return make

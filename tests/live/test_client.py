@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """Who opened a connection, where that is a process on this node."""
 
+import subprocess
+
 import expect
 import pytest
 from harness import free_port
@@ -39,6 +41,65 @@ def test_client(daemon, watch, listening, client, netns, where):
             expect.client(event, early)
         elif port in late_ports:
             expect.client(event, late)
+
+
+SERVICE = "203.0.113.9"
+HOOKS = {"its own node": "output", "the server's node": "prerouting"}
+
+
+@pytest.mark.parametrize("where", HOOKS)
+def test_client_through_dnat(daemon, watch, listening, client, netns, where):
+    """It connects to a service's address, as kube-proxy and its like translate it."""
+    one = listening(netns.far, netns.outside)
+    one.call("rename", "server")
+    other = client(netns.inside)
+    translator = netns.inside if where == "its own node" else netns.outside
+    rules = f"""
+        table ip nat {{
+            chain translate {{
+                type nat hook {HOOKS[where]} priority -100;
+                ip daddr {SERVICE} tcp dport 80 dnat to {netns.far}:{one.port}
+            }}
+        }}"""
+    done = subprocess.run(
+        [*translator, "nft", "-f", "-"], input=rules, text=True, capture_output=True
+    )
+    if "Could not process rule" in done.stderr:
+        pytest.skip(f"no NAT on this kernel: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    daemon.declare("ACTIVE", one.pid)
+    early = [other.call("connect", SERVICE, 80, True)["port"] for _ in range(3)]
+    one.call("accept", 3)
+    daemon.declare("DRAIN", one.pid)
+    late = [other.call("connect", SERVICE, 80, True)["port"] for _ in range(5)]
+    one.call("accept", 5)
+    other.call("send", [0, 1, 2], QUESTION)
+    one.call("receive", [0, 1, 2], QUESTION)
+    events = watch.collect()
+    assert expect.counted(events) == {"accept": 5, "request": 3}
+    for kind, ports in (("accept", late), ("request", early)):
+        shown = expect.of_type(events, kind)
+        assert [e["src"]["port"] for e in shown] == ports
+        for event in shown:
+            assert (event["dst"]["addr"], event["dst"]["port"]) == (netns.far, one.port), event
+            expect.client(event, other)
+
+
+def test_clients_on_everybodys_loopback(daemon, watch, listening, client, netns):
+    """Two network namespaces, two connections with the same addresses and ports."""
+    source, port = free_port(), free_port()
+    clients = {}
+    for prefix in ((), netns.inside):
+        one, other = listening("127.0.0.1", prefix, port), client(prefix)
+        clients[one.pid] = other
+        daemon.declare("DRAIN", one.pid)
+        assert other.call("connect", "127.0.0.1", port, True, source)["errno"] is None
+        one.call("accept", 1)
+    events = expect.of_type(watch.collect(), "accept")
+    assert {e["src"]["port"] for e in events} == {source}
+    assert len(events) == 2
+    for event in events:
+        expect.client(event, clients[event["process"]["pid"]])
 
 
 def test_client_of_a_wildcard_listener(daemon, watch, listening, client):

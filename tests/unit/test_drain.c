@@ -173,6 +173,8 @@ static int tear_down(void **state)
 static void test_a_whole_drain(void **state)
 {
 	struct pw_stats first = stats(1847, 84), later = stats(1900, 40), last = stats(1904, 0);
+	struct event too_late = conn(PW_EV_REQUEST, &web, DECLARED + 700 * MS);
+	struct event half_open = conn(PW_EV_UNLISTEN, &web, DECLARED + 500 * MS);
 	const struct report *r;
 	struct drains *d = *state;
 
@@ -195,6 +197,12 @@ static void test_a_whole_drain(void **state)
 	abandons(d, PW_RST, true, PW_MISROUTED);
 	abandons(d, PW_FIN, false, PW_MISROUTED);
 	abandons(d, PW_FIN, false, PW_IGNORED);
+	too_late.conn.how = 17;
+	drains_event(d, &too_late);
+	too_late.conn.on.verdict = PW_IGNORED;
+	drains_event(d, &too_late);
+	half_open.conn.how = 2;
+	drains_event(d, &half_open);
 	exits(d, &web, DECLARED + 9 * NS_PER_S, 0);
 	exits(d, &web, DECLARED + 8 * NS_PER_S, SIGKILL); /* earlier, read later */
 
@@ -220,10 +228,12 @@ static void test_a_whole_drain(void **state)
 	assert_int_equal(r->accepts[PW_IGNORED], 1);
 	assert_int_equal(r->last_grace_ns, DECLARED + 2 * MS);
 	assert_int_equal(r->first_misrouted_ns, DECLARED + 4 * MS);
-	assert_int_equal(r->last_misrouted_ns, DECLARED + 104 * MS);
-	assert_int_equal(r->requests[PW_MISROUTED], 5);
-	assert_int_equal(r->request_connections, 5);
+	assert_int_equal(r->last_misrouted_ns, DECLARED + 700 * MS);
+	assert_int_equal(r->requests[PW_MISROUTED], 6);
+	assert_int_equal(r->requests_too_late, 1);
+	assert_int_equal(r->request_connections, 6);
 	assert_int_equal(r->dropped, 3);
+	assert_int_equal(r->half_open, 2);
 	assert_int_equal(r->n_ports, 1);
 	assert_int_equal(r->ports[0].port, 8080);
 	assert_int_equal(r->ports[0].dropped, 3);
@@ -236,7 +246,7 @@ static void test_a_whole_drain(void **state)
 	assert_int_equal(r->ignored, 1);
 	assert_int_equal(r->lost, 0);
 	assert_int_equal(r->queue->count, 25);
-	assert_int_equal(r->peers->total, 28);
+	assert_int_equal(r->peers->total, 29);
 	assert_null(r->clients);
 	assert_null(drains_end(d, &web, REPORT_EXITED, &last, DECLARED + 12 * NS_PER_S));
 }
