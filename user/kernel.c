@@ -712,17 +712,35 @@ int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n
 	return 0;
 }
 
+struct borrower {
+	const struct kernel *k;
+	struct pw_conn listener;
+};
+
 /* Listeners, so that their children are seen; connections, so that none is taken for a new one. */
 static void stamp_borrowed(int fd, int state, void *arg)
 {
-	const struct pw_conn fresh = { .judged = state != TCP_LISTEN };
-	const struct kernel *k = arg;
+	static const struct pw_conn connection = { .judged = 1 };
+	const struct borrower *b = arg;
 
-	bpf_map_update_elem(k->conns, &fd, &fresh, BPF_NOEXIST);
+	bpf_map_update_elem(b->k->conns, &fd,
+		state == TCP_LISTEN ? &b->listener : &connection, BPF_NOEXIST);
 }
 
-int kernel_snapshot(
-	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n)
+static void borrow_all(struct kernel *k, const struct pw_subject_key *of, const pid_t *pids, size_t n)
+{
+	struct borrower b = { .k = k };
+	struct pw_stats stats;
+
+	if (bpf_map_lookup_elem(k->stats, of, &stats) == 0)
+		b.listener = (struct pw_conn){ .kind = of->kind, .subject = of->id,
+			.life = stats.life };
+	for (size_t i = 0; i < n; i++)
+		borrow_tcp_sockets(pids[i], stamp_borrowed, &b);
+}
+
+int kernel_snapshot(struct kernel *k, enum pw_snapshot_pass pass, const struct pw_subject_key *of,
+	const pid_t *pids, size_t n)
 {
 	int hook = spec_index("pw_snapshot"), prog = k->private->progs[hook];
 	char nothing[1];
@@ -730,12 +748,11 @@ int kernel_snapshot(
 
 	if (k->hooks[hook].error) {
 		if (pass == PW_PASS_CONNECTIONS)
-			for (size_t i = 0; i < n; i++)
-				borrow_tcp_sockets(pids[i], stamp_borrowed, k);
+			borrow_all(k, of, pids, n);
 		return 0;
 	}
 	k->control->snapshot = pass;
-	if (!pids)
+	if (!of)
 		return run_iterator(prog, NULL, nothing, sizeof(nothing));
 	for (size_t i = 0; i < n; i++) {
 		union bpf_iter_link_info info = { .task.pid = pids[i] };
@@ -772,7 +789,7 @@ int kernel_arm(struct kernel *k, bool on)
 		if (p->armed[i] < 0)
 			return p->armed[i];
 	}
-	return on && !was_on ? kernel_snapshot(k, PW_PASS_CLIENTS, NULL, 0) : 0;
+	return on && !was_on ? kernel_snapshot(k, PW_PASS_CLIENTS, NULL, NULL, 0) : 0;
 }
 
 int kernel_read_counters(const struct kernel *k, struct pw_counters *ret)

@@ -76,9 +76,9 @@ int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t why_len)
  * too (0: none). `pids` receives them, malloc'ed; 0 of them: the process is gone.
  */
 int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n);
-/* Looks at the sockets that these members of a subject have open; NULL: at everybody's. */
-int kernel_snapshot(
-	struct kernel *k, enum pw_snapshot_pass pass, const pid_t *pids, size_t n);
+/* Looks at the sockets that these members of a subject have open; of NULL: at everybody's. */
+int kernel_snapshot(struct kernel *k, enum pw_snapshot_pass pass, const struct pw_subject_key *of,
+	const pid_t *pids, size_t n);
 /*
  * Counts the connections that subjects have now (pw_stats.queued, unseen, open; their `look` is then
  * that of `control`). -ENOENT: this kernel cannot.

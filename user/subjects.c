@@ -293,9 +293,9 @@ static int set_up(struct subjects *s, struct subject *subject, bool counted)
 	if (!err && !is_cgroup && !own_member(s, subject, &own))
 		err = -ESRCH;
 	if (!err)
-		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, pids, n);
+		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, &subject->key, pids, n);
 	if (!err)
-		err = kernel_snapshot(s->k, PW_PASS_CONNECTIONS, pids, n);
+		err = kernel_snapshot(s->k, PW_PASS_CONNECTIONS, &subject->key, pids, n);
 	if (!err)
 		for (size_t i = 0; i < n; i++) {
 			struct pw_process p = { .pid = pids[i] };
@@ -353,7 +353,7 @@ static int mark_turns(struct subjects *s, const struct subject *subject)
 		return 0;
 	err = members_of(s, subject, &pids, &n);
 	for (int pass = PW_PASS_LISTENERS; !err && pass <= PW_PASS_TURNS; pass++)
-		err = kernel_snapshot(s->k, pass, pids, n);
+		err = kernel_snapshot(s->k, pass, &subject->key, pids, n);
 	return err;
 }
 

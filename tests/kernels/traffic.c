@@ -34,6 +34,8 @@
 #define QUEUED_CONNECTIONS 5
 #define CONNECTS_ESTABLISHED 7
 #define CONNECTS_REFUSED 5
+#define LATE_REQUESTS 2 /* of the held ones */
+#define QUESTION 41
 #define EXIT_CODE 3
 #define DEADLINE_S 30
 #define CHANNELS 2
@@ -63,6 +65,7 @@ enum op {
 	OP_ACCEPT,  /* n connections, each served and closed; answers n */
 	OP_HOLD,    /* n connections, kept */
 	OP_USE,	    /* reads what the client sends on those, and asks for the peers' names */
+	OP_REPLY,   /* reads a question on the first n of those, and answers it */
 	OP_DROP,    /* closes those */
 	OP_CONNECT, /* n times to `port`; answers how many came about */
 	OP_FORK,    /* a worker that listens to channel 1; answers its pid */
@@ -234,6 +237,12 @@ static void serve(const struct server *s, const int channels[CHANNELS], int self
 			for (int i = 0; i < holds; i++) {
 				read_from_client(held[i], PAYLOAD);
 				name_peer(held[i]);
+			}
+			break;
+		case OP_REPLY:
+			for (int i = 0; i < c.n; i++) {
+				read_from_client(held[i], QUESTION);
+				check(write(held[i], "!", 1), "write");
 			}
 			break;
 		case OP_DROP:
@@ -568,6 +577,56 @@ static void try_exit(const char *name, int sig, int n)
 	fact_close();
 }
 
+/* Waits for what the server did to the connection; 0 is its end. */
+static int end_of(int fd)
+{
+	char byte;
+	ssize_t n;
+
+	while ((n = read(fd, &byte, 1)) > 0)
+		;
+	return n < 0 ? errno : 0;
+}
+
+/*
+ * A whole drain: late requests, connections cut off, a queue that goes with its listener, questions
+ * that come after the close, connects where nobody listens any more.
+ */
+static void try_drain(const char *name, const char *short_name, int family)
+{
+	struct server s = spawn(family, ACCEPT_ADDRESS);
+	int held[HELD_CONNECTIONS], queued[QUEUED_CONNECTIONS], resets = 0, refused = 0;
+
+	s.port = ask(&s, OP_LISTEN, 0, 0);
+	declare(&s, "ACTIVE");
+	hold(&s, held, HELD_CONNECTIONS);
+	for (int i = 0; i < QUEUED_CONNECTIONS; i++)
+		queued[i] = check(connect_to(family, s.port), "connect");
+	declare(&s, "DRAIN");
+	tell(&s, 0, OP_REPLY, LATE_REQUESTS, 0);
+	for (int i = 0; i < LATE_REQUESTS; i++)
+		send_bytes(held[i], QUESTION);
+	answer_of(&s, 0);
+	if (run("phasewatch ps -o json >ps-%s.json", short_name) != 0)
+		die("phasewatch ps");
+	tell(&s, 0, OP_EXIT, 0, 0);
+	check(waitpid(s.pid, NULL, 0), "waitpid");
+	for (int i = 0; i < QUEUED_CONNECTIONS; i++)
+		resets += end_of(queued[i]) == ECONNRESET;
+	for (int i = 0; i < HELD_CONNECTIONS; i++) {
+		if (end_of(held[i]) != 0)
+			die("the end of a held connection");
+		send_bytes(held[i], QUESTION);
+	}
+	for (int i = 0; i < CONNECTS_REFUSED; i++)
+		refused += connect_to(family, s.port) == -ECONNREFUSED;
+	fact_open("drain", name, &s);
+	fprintf(facts,
+		",\"ps\":\"%s\",\"held\":%d,\"late\":%d,\"queued\":%d,\"resets\":%d,\"refused\":%d",
+		short_name, HELD_CONNECTIONS, LATE_REQUESTS, QUEUED_CONNECTIONS, resets, refused);
+	fact_close();
+}
+
 static void try_daemon_restart(void)
 {
 	struct server s = spawn(AF_INET, ACCEPT_ADDRESS);
@@ -632,6 +691,8 @@ int main(int argc, char **argv)
 	try_exit("exit code, no connection open", 0, 0);
 	try_exit("exit code, connections open", 0, HELD_CONNECTIONS);
 	try_exit("SIGKILL, connections open", SIGKILL, HELD_CONNECTIONS);
+	try_drain("a drain, IPv4", "drain4", AF_INET);
+	try_drain("a drain, IPv6", "drain6", AF_INET6);
 	snapshot("end");
 	try_daemon_restart();
 	try_unload();
