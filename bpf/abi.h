@@ -11,7 +11,7 @@
 
 #include "phasewatch/phase.h"
 
-#define PW_ABI 2
+#define PW_ABI 3
 #define PW_MAGIC 0x7068777463680000ULL /* "phwtch" */
 #define PW_COMM_LEN 16
 
@@ -68,12 +68,22 @@ enum pw_event_type {
 	PW_EV_DROP = 9,
 	PW_EV_UNLISTEN = 10,
 	PW_EV_SIGNAL = 11,
+	PW_EV_MOVE = 12,
 	PW_EV_RECORDS, /* above this, of the daemon's own */
 	PW_EV_PHASE = PW_EV_RECORDS,
-	PW_EV_LOST = 13,
-	PW_EV_BACKLOG = 14,
-	PW_EV_DRAIN = 15,
+	PW_EV_LOST = 14,
+	PW_EV_BACKLOG = 15,
+	PW_EV_DRAIN = 16,
+	PW_EV_VIOLATION = 17,
 	PW_EV_TYPES,
+};
+
+enum pw_violation {
+	PW_STALE_EPOCH = 0,
+	PW_BACKWARD = 1,
+	PW_EXIT_WITHOUT_DRAIN = 2,
+	PW_FLAPPING = 3,
+	PW_VIOLATIONS,
 };
 
 /*
@@ -189,6 +199,15 @@ struct pw_signal_record { /* PW_EV_SIGNAL */
 	__u32 reserved;
 };
 
+struct pw_move_record { /* PW_EV_MOVE: the kernel half has written a declaration */
+	struct pw_record h;
+	struct pw_process by; /* who sent the signal, or listens */
+	struct pw_subject_key key;
+	struct pw_declaration now;
+	__u32 from;   /* enum pw_phase */
+	__u32 signal; /* 0: it was not by one */
+};
+
 _Static_assert(sizeof(struct pw_record) == 16, "");
 _Static_assert(sizeof(struct pw_process) == 40, "");
 _Static_assert(sizeof(struct pw_verdict_on) == 40, "");
@@ -199,13 +218,19 @@ _Static_assert(sizeof(struct pw_abandon_record) == 200, "");
 _Static_assert(sizeof(struct pw_signal_record) == 144, "");
 _Static_assert(sizeof(struct pw_exit_record) == 104, "");
 _Static_assert(sizeof(struct pw_task_record) == 56, "");
+_Static_assert(sizeof(struct pw_move_record) == 208, "");
 
 /* pw_members: tgid -> the process subject it belongs to by descent (or by its own declaration). */
 struct pw_member {
 	__u64 start_ns; /* of the member, so that a reused pid is not taken for it */
 	__u64 subject;  /* the subject's tgid */
 	__u64 subject_start_ns;
+	__u64 scope;  /* a descendant belongs to it only within this (pw_scope()); 0: wherever */
+	__u32 flags;  /* of the subject's own process */
+	__u32 reserved;
 };
+
+#define PW_ACTIVE_ON_LISTEN 1 /* from INIT */
 
 /* pw_stats: what a subject has seen since it was first declared. */
 struct pw_stats {
@@ -272,6 +297,24 @@ enum pw_snapshot_pass {
 	PW_PASS_CONNECTIONS = 1,
 	PW_PASS_TURNS = 2,   /* at a drain: whose turn it is on each connection */
 	PW_PASS_CLIENTS = 3, /* at the first drain, over all processes: who opened what */
+	PW_PASS_WHO_LISTENS = 4, /* over all processes: writes the pid (u32) for each listener */
+};
+
+#define PW_SIGNAL_RULES 16
+
+/* A signal that moves who receives it to a phase. One with a name beats one without. */
+struct pw_signal_rule {
+	char comm[PW_COMM_LEN]; /* empty: any */
+	__u32 signal;		/* 0: the end of the rules */
+	__u32 phase;
+};
+
+/* Of the daemon's own doing, here because it outlives the daemon. */
+struct pw_daemon_counters {
+	__u64 phase_changes[PW_PHASES][PW_PHASES][PW_SOURCES]; /* from, to, source */
+	__u64 violations[PW_VIOLATIONS];
+	__u64 flaps;
+	__u64 reconciles; /* declarations in the map that nobody had told of */
 };
 
 /* pw_control: one element, shared with the daemon by mmap. */
@@ -284,6 +327,8 @@ struct pw_control {
 	__u64 seq; /* of the next event */
 	__u32 adopt_to;   /* tgid of the subject that pw_adopt works for */
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
+	__u32 adopt_scoped; /* only within its scope (pw_scope()) */
+	__u32 reserved;
 	__u32 snapshot; /* enum pw_snapshot_pass */
 	__u32 look;	/* number of the last count of connections */
 	__u32 queue_is_loss; /* resets of queued connections are not seen: a listener's end tells */
@@ -291,7 +336,11 @@ struct pw_control {
 	__u32 armings;	/* how often that began; `armed` is the number of this one */
 	__u32 cgroups;	/* some cgroup is declared */
 	__u32 ignores;	/* `ignore` is not empty */
-	__u32 reserved;
+	__u32 daemon;	/* its pid */
+	__u32 listeners_are_subjects; /* --auto */
+	__u64 signals; /* bits: those that are looked at; 1 << signal */
+	struct pw_signal_rule signal_rules[PW_SIGNAL_RULES];
+	struct pw_daemon_counters counters;
 	struct pw_ignore ignore;
 };
 

@@ -4,6 +4,7 @@
  * recursion guard, so no event is missed. README.md in this folder says which hook serves what.
  */
 #include "drain.h"
+#include "move.h"
 
 #define ECONNRESET 104
 #define ETIMEDOUT 110
@@ -22,8 +23,49 @@ static __always_inline void pw_forget_conn(struct bpf_sock *sk)
 	bpf_sk_storage_delete(&pw_conns, sk);
 }
 
+/* --auto: who listens is a subject, from here on. */
+static __noinline int pw_make_subject(struct task_struct *task, struct pw_subject_key *key)
+{
+	__u32 tgid = pw_tgid(task);
+	struct pw_declaration d = { .epoch = 1, .start_ns = pw_start_ns(task) };
+	struct pw_member member = { .start_ns = d.start_ns, .subject = tgid,
+		.subject_start_ns = d.start_ns, .scope = pw_scope(task) };
+
+	key->kind = PW_KIND_PROCESS;
+	key->reserved = 0;
+	key->id = tgid;
+	pw_enter(&d, PW_ACTIVE, PW_SOURCE_LISTEN, task);
+	if (pw_make_stats(key, 1, BPF_ANY) ||
+		bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY) ||
+		bpf_map_update_elem(&pw_phases, key, &d, BPF_ANY))
+		pw_count_map_full(PW_EV_MOVE);
+	else
+		pw_move_emit(key, &d, PW_UNDECLARED, task, 0);
+	return 0;
+}
+
+/* What it means to the phase that a process listens. */
+static __noinline int pw_move_by_listen(struct task_struct *task)
+{
+	struct pw_control *ctl = pw_shared();
+	__u32 tgid = pw_tgid(task), subject;
+	struct pw_subject_key key;
+	struct pw_declaration *d = pw_subject_of(task, &key);
+	struct pw_member *own;
+
+	if (!d) /* all descend from the host's first process, and the daemon is no service */
+		return ctl && ctl->listeners_are_subjects && tgid != 1 && tgid != ctl->daemon ?
+			       pw_make_subject(task, &key) :
+			       0;
+	if (d->phase != PW_INIT || key.kind != PW_KIND_PROCESS)
+		return 0;
+	subject = key.id;
+	own = bpf_map_lookup_elem(&pw_members, &subject);
+	return own && own->flags & PW_ACTIVE_ON_LISTEN ? pw_move(&key, d, PW_ACTIVE, 0) : 0;
+}
+
 /* A stamp on the listener marks every child from its first moment on. */
-static __always_inline void pw_listen(struct bpf_sock *sk)
+static __noinline int pw_listen(struct bpf_sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct pw_conn fresh = {};
@@ -37,12 +79,13 @@ static __always_inline void pw_listen(struct bpf_sock *sk)
 	}
 	pw_forget_conn(sk);
 	if (!pw_subject_of(pw_current(), &key))
-		return;
+		return 0;
 	stats = pw_stats_of(&key);
 	if (stats)
 		pw_own(&fresh, &key, stats);
 	if (!bpf_sk_storage_get(&pw_conns, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE))
 		pw_count_map_full(PW_EV_ACCEPT);
+	return 0;
 }
 
 /* So that the other end of a misrouted connection can be named, if it is on this node. */
@@ -63,7 +106,7 @@ static __always_inline void pw_remember_client(
 }
 
 /* Runs in the connecting task, just before the SYN is sent. */
-static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+static __noinline int pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	struct pw_conn outbound = {};
 	struct task_struct *task = pw_current();
@@ -79,7 +122,7 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 	d = pw_subject_of(task, &key);
 	if (!d) {
 		pw_count_connection(PW_DIR_CONNECT, PW_UNDECLARED, PW_OK);
-		return;
+		return 0;
 	}
 	/* so that a later getpeername(2) is not taken for an accept() */
 	outbound.judged = 1;
@@ -93,7 +136,7 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 		pw_add(stats->connects, 1);
 	if (fresh.on.verdict == PW_OK) {
 		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
-		return;
+		return 0;
 	}
 
 	pw_identify(task, &fresh.process);
@@ -101,10 +144,11 @@ static __always_inline void pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock
 	if (!pending) {
 		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
 		pw_count_map_full(PW_EV_CONNECT);
-		return;
+		return 0;
 	}
 	*pending = fresh; /* the socket may have tried before */
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return 0;
 }
 
 static __always_inline __u32 pw_result_of(int err)
@@ -175,6 +219,7 @@ int pw_sockops(struct bpf_sock_ops *ctx)
 		return 1;
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		pw_move_by_listen(pw_current());
 		pw_listen(sk);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:

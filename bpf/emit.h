@@ -106,8 +106,11 @@ static __always_inline void pw_submit(struct pw_record *rec)
 	__u64 flags = BPF_RB_NO_WAKEUP;
 	__u32 type = rec->type;
 
+	barrier_var(type);
 	if (c && type < PW_EV_TYPES)
 		pw_add(c->emitted[type], 1);
+	if (type == PW_EV_MOVE) /* there may be hooks to attach */
+		flags = BPF_RB_FORCE_WAKEUP;
 	if (ctl && ctl->waiting) {
 		ctl->waiting = 0;
 		flags = BPF_RB_FORCE_WAKEUP;

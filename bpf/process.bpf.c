@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* Membership and the end of processes: tracing programs, in the context of the task concerned. */
 #include "conn.h"
+#include "move.h"
 #include <bpf/bpf_tracing.h>
 
 #define S_IFMT 0170000
@@ -25,11 +26,11 @@ static __always_inline void pw_task_emit(struct task_struct *task, __u16 type)
 
 static __always_inline int pw_forked(struct task_struct *parent, struct task_struct *child)
 {
-	struct pw_member *had, member = {};
+	struct pw_member *had, *of, member = {};
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_stats *stats;
-	__u32 tgid = child->tgid;
+	__u32 tgid = child->tgid, ptgid = parent->tgid;
 	int err; /* the helper's upper half is undefined on 5.10 */
 
 	if (child->pid != child->tgid)
@@ -40,6 +41,8 @@ static __always_inline int pw_forked(struct task_struct *parent, struct task_str
 	member.start_ns = child->start_boottime;
 	member.subject = key.id;
 	member.subject_start_ns = d->start_ns;
+	of = bpf_map_lookup_elem(&pw_members, &ptgid);
+	member.scope = of ? of->scope : 0;
 	had = bpf_map_lookup_elem(&pw_members, &tgid);
 	if (had && pw_same_start(had->start_ns, member.start_ns))
 		return 0; /* pw_adopt was quicker */
@@ -208,40 +211,90 @@ int BPF_PROG(pw_process_free, struct task_struct *task)
 	return 0;
 }
 
-#define SIGHUP 1
-#define SIGINT 2
-#define SIGQUIT 3
-#define SIGKILL 9
-#define SIGUSR1 10
-#define SIGUSR2 12
-#define SIGTERM 15
-#define SIGWINCH 28
 #define SIGNAL_IGNORED 1 /* TRACE_SIGNAL_IGNORED */
 
-/* In the sender's context. The signals that ask services to go, for the timeline of a drain. */
-SEC("tp_btf/signal_generate")
-int BPF_PROG(pw_signal, int sig, void *info, struct task_struct *task, int group, int result)
+/* The phase that a signal means to this program; 0: none. */
+static __noinline __u32 pw_phase_by_signal(struct task_struct *task, __u32 sig)
 {
+	struct pw_control *ctl = pw_shared();
+	__u64 comm[2] = {};
+	__u32 any = 0, own = 0, i;
+
+	if (!ctl)
+		return 0;
+	BPF_CORE_READ_INTO(&comm, task, group_leader, comm);
+	for (i = 0; i < PW_SIGNAL_RULES; i++) {
+		struct pw_signal_rule *rule = &ctl->signal_rules[i];
+		__u64 *name = (__u64 *)rule->comm;
+
+		if (rule->signal != sig)
+			continue;
+		if (!name[0])
+			any = rule->phase;
+		else if (name[0] == comm[0] && name[1] == comm[1])
+			own = rule->phase;
+	}
+	return own ? own : any;
+}
+
+/*
+ * A signal is meant for the subject if its own process receives it; of a cgroup, if it comes from
+ * outside: masters send signals to their workers.
+ */
+static __always_inline int pw_is_meant(
+	struct task_struct *task, struct task_struct *sender, struct pw_subject_key *key)
+{
+	struct pw_subject_key of = {};
+
+	if (key->kind == PW_KIND_PROCESS)
+		return key->id == pw_tgid(task);
+	return !pw_subject_of(sender, &of) || of.kind != key->kind || of.id != key->id;
+}
+
+/*
+ * In the sender's context. A second program does the same once more, but for the record, where 7.x
+ * skips the first; what has moved does not move again.
+ */
+static __always_inline int pw_signalled(
+	struct task_struct *task, __u32 sig, int result, int is_first)
+{
+	struct pw_control *ctl = pw_shared();
+	struct task_struct *sender = pw_current();
 	struct pw_signal_record *rec;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
+	__u32 phase;
 
-	if ((sig != SIGHUP && sig != SIGINT && sig != SIGQUIT && sig != SIGKILL && sig != SIGUSR1 &&
-		    sig != SIGUSR2 && sig != SIGTERM && sig != SIGWINCH) ||
-		result == SIGNAL_IGNORED)
+	if (!ctl || sig > 63 || !(ctl->signals >> sig & 1) || result == SIGNAL_IGNORED)
 		return 0;
 	d = pw_subject_of(task, &key);
 	if (!d)
 		return 0;
-	rec = pw_reserve(PW_EV_SIGNAL, sizeof(*rec));
+	phase = d->phase >= PW_ACTIVE ? pw_phase_by_signal(task, sig) : 0;
+	if (phase > d->phase && pw_is_meant(task, sender, &key))
+		pw_move(&key, d, phase, sig);
+	/* after the move, so that it is in the report of the drain that it began */
+	rec = is_first ? pw_reserve(PW_EV_SIGNAL, sizeof(*rec)) : 0;
 	if (!rec)
 		return 0;
 	pw_head(&rec->h, PW_EV_SIGNAL, sizeof(*rec), bpf_ktime_get_boot_ns());
 	pw_identify(task, &rec->process);
-	pw_identify(pw_current(), &rec->sender);
+	pw_identify(sender, &rec->sender);
 	pw_judge(d, &key, rec->h.time_ns, PW_DIR_CONNECT, &rec->on);
 	rec->signal = sig;
 	rec->reserved = 0;
 	pw_submit(&rec->h);
 	return 0;
+}
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(pw_signal, int sig, void *info, struct task_struct *task, int group, int result)
+{
+	return pw_signalled(task, sig, result, 1);
+}
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(pw_signal2, int sig, void *info, struct task_struct *task, int group, int result)
+{
+	return pw_signalled(task, sig, result, 0);
 }

@@ -32,13 +32,16 @@ int pw_adopt(struct bpf_iter__task *ctx)
 	if (tgid == ctl->adopt_to) {
 		if (!pw_same_start(d->start_ns, task->start_boottime))
 			return 0;
+		member.scope = ctl->adopt_scoped ? pw_scope(task) : 0;
 	} else {
 		parent = task->real_parent;
 		ptgid = pw_tgid(parent);
 		theirs = bpf_map_lookup_elem(&pw_members, &ptgid);
 		if (!theirs || theirs->subject != ctl->adopt_to ||
-			!pw_same_start(theirs->start_ns, pw_start_ns(parent)))
+			!pw_same_start(theirs->start_ns, pw_start_ns(parent)) ||
+			(theirs->scope && theirs->scope != pw_scope(task)))
 			return 0;
+		member.scope = theirs->scope;
 	}
 	had = bpf_map_lookup_elem(&pw_members, &tgid);
 	if (had && pw_same_start(had->start_ns, task->start_boottime)) {
@@ -161,6 +164,7 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	struct socket *socket;
 	struct sock *sk;
 	__u16 family;
+	__u32 tgid;
 	__u8 state;
 
 	if (!task || !file || !ctl)
@@ -179,6 +183,12 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	if (ctl->snapshot == PW_PASS_CLIENTS) {
 		if (state != TCP_LISTEN)
 			pw_stamp_client(sk, task, ctl->armed);
+		return 0;
+	}
+	if (ctl->snapshot == PW_PASS_WHO_LISTENS) {
+		tgid = task->tgid;
+		if (state == TCP_LISTEN)
+			bpf_seq_write(ctx->meta->seq, &tgid, sizeof(tgid));
 		return 0;
 	}
 	if (!pw_subject_of(task, &key))

@@ -48,7 +48,8 @@ static __noinline struct pw_declaration *pw_subject_of(
 		return d;
 
 	m = bpf_map_lookup_elem(&pw_members, &tgid);
-	if (m && m->subject != tgid && pw_same_start(m->start_ns, pw_start_ns(task))) {
+	if (m && m->subject != tgid && pw_same_start(m->start_ns, pw_start_ns(task)) &&
+		(!m->scope || m->scope == pw_scope(task))) {
 		key->id = m->subject;
 		d = bpf_map_lookup_elem(&pw_phases, key);
 		if (d && pw_same_start(d->start_ns, m->subject_start_ns))
@@ -67,16 +68,22 @@ static __always_inline int pw_claim_exit(__u32 tgid, __u64 start_ns)
 	return bpf_map_update_elem(&pw_exited, &tgid, &start_ns, BPF_NOEXIST) == 0;
 }
 
+/* Not inline: 512 bytes of stack are all that a program has, with what it calls. */
+static __noinline int pw_make_stats(struct pw_subject_key *key, __s64 members, __u64 flags)
+{
+	struct pw_stats fresh = { .members = members, .life = bpf_ktime_get_boot_ns() };
+
+	return bpf_map_update_elem(&pw_stats, key, &fresh, flags);
+}
+
 static __always_inline struct pw_stats *pw_stats_of(struct pw_subject_key *key)
 {
 	struct pw_stats *s = bpf_map_lookup_elem(&pw_stats, key);
-	struct pw_stats fresh = {};
 
 	if (s)
 		return s;
-	fresh.life = bpf_ktime_get_boot_ns();
 	/* Somebody wrote pw_phases directly and the daemon has not noticed yet. */
-	bpf_map_update_elem(&pw_stats, key, &fresh, BPF_NOEXIST);
+	pw_make_stats(key, 0, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&pw_stats, key);
 }
 

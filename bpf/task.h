@@ -48,6 +48,21 @@ static __always_inline void pw_identify_client(
 	BPF_CORE_READ_INTO(&c->comm, leader, comm);
 }
 
+#define PW_SCOPE_SESSION (1ULL << 63)
+
+/*
+ * How far a tree of processes goes that nobody declared (--auto): as far as its cgroup, which is a
+ * service's, a container's or a login's; where all are in the root cgroup, as far as its session.
+ */
+static __always_inline __u64 pw_scope(struct task_struct *task)
+{
+	struct cgroup *cgroup = BPF_CORE_READ(task, group_leader, cgroups, dfl_cgrp);
+
+	if (BPF_CORE_READ(cgroup, level))
+		return BPF_CORE_READ(cgroup, kn, id);
+	return PW_SCOPE_SESSION | BPF_CORE_READ(task, signal, pids[PIDTYPE_SID], numbers[0].nr);
+}
+
 /*
  * The last thread is leaving, or has left: threads that leave at the same time may all find so.
  * Unlike the tracepoint's own argument it is there on every version.

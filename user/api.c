@@ -130,7 +130,8 @@ static int parse_target(json_t *body, const struct ucred *peer, struct declarati
 static int parse_declaration(json_t *body, struct declaration_request *r, char *why, size_t len)
 {
 	static const char *const keys[] = {
-		"phase", "pid", "self", "parent", "cgroup", "epoch", "reason" };
+		"phase", "pid", "self", "parent", "cgroup", "epoch", "reason", "active_on_listen" };
+	json_t *listen = json_object_get(body, "active_on_listen");
 	json_t *epoch = json_object_get(body, "epoch"), *reason = json_object_get(body, "reason");
 	const char *phase = json_string_value(json_object_get(body, "phase")), *key;
 	json_t *value;
@@ -142,7 +143,8 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 			known |= strcmp(key, keys[i]) == 0;
 		if (!known)
 			return fail_with(why, len, -EINVAL,
-				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, epoch, reason",
+				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, epoch, reason, "
+				"active_on_listen",
 				key);
 	}
 	if (!phase || names_parse(&declared_phase_names, phase) < 0)
@@ -158,6 +160,11 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 		return fail_with(why, len, -EINVAL, "\"reason\" is to be a text of at most %d bytes",
 			PW_REASON_LEN - 1);
 	r->reason = json_string_value(reason);
+	r->active_on_listen = json_is_true(listen);
+	if (listen && (!json_is_boolean(listen) ||
+			      (r->active_on_listen && (r->phase != PW_INIT || json_object_get(body, "cgroup")))))
+		return fail_with(why, len, -EINVAL,
+			"\"active_on_listen\" is to be true or false, and goes with INIT of a process");
 	return 0;
 }
 

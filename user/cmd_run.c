@@ -18,6 +18,7 @@
 #include "report.h"
 #include "names.h"
 #include "proc.h"
+#include "signals.h"
 #include "stream.h"
 #include "subjects.h"
 #include "util.h"
@@ -37,8 +38,18 @@ struct run_options {
 	const char *socket;
 	const char *listen;
 	const char *pin_dir;
+	const char *signals;
 	uint64_t grace_ns;
+	uint32_t flaps;
+	bool listeners_are_subjects;
 	struct ignore_options ignore;
+};
+
+/* What the kernel half is told. */
+struct run_rules {
+	struct pw_signal_rule signals[PW_SIGNAL_RULES];
+	struct pw_ignore ignore;
+	bool ignores;
 };
 
 static const struct opt run_table[] = {
@@ -51,6 +62,16 @@ static const struct opt run_table[] = {
 	OPT_DURATION(struct run_options, grace_ns, .name = "grace", .metavar = "TIME",
 		.fallback = "0", .max = 3600 * NS_PER_S,
 		.help = "arrivals this soon after DRAIN are still expected"),
+	OPT_STRING(struct run_options, signals, .name = "signals", .metavar = "RULES",
+		.fallback = SIGNALS_DEFAULT,
+		.help = "signals that move a subject which is ACTIVE, as [COMM:]SIGNAL,...=PHASE,...; "
+			"\"\" for none"),
+	OPT_FLAG(struct run_options, listeners_are_subjects, .name = "auto",
+		.help = "every process that listens on TCP is a subject, ACTIVE, with its descendants in "
+			"its cgroup or session; nobody has to declare anything"),
+	OPT_U32(struct run_options, flaps, .name = "flaps", .metavar = "N", .min = 1,
+		.max = SUBJECT_FLAPS_MAX, .fallback = "2",
+		.help = "a subject that begins its life cycle anew more often within an hour is flapping"),
 	OPT_LIST(struct run_options, ignore.peers, STRING, .name = "ignore-peer",
 		.metavar = "CIDR", .min = 1, .max = 63,
 		.help = "whose connections are no user's, such as a prober's"),
@@ -179,6 +200,15 @@ static void on_drop(struct daemon *d, const struct event *e)
 	slot->backlog.dropped++;
 }
 
+static void on_move(struct daemon *d, const struct pw_move_record *m)
+{
+	int err = subjects_moved(d->subjects, m);
+
+	if (err)
+		log_error("what %s[%llu] had before it moved to %s is not all known: %s", m->by.comm,
+			(unsigned long long)m->key.id, phase_name(m->now.phase), strerror(-err));
+}
+
 static int on_record(void *arg, void *data, size_t size)
 {
 	struct daemon *d = arg;
@@ -195,6 +225,10 @@ static int on_record(void *arg, void *data, size_t size)
 		break;
 	case PW_EV_EXEC:
 		proc_names_executed(d->names, &e.task.process);
+		subjects_executed(d->subjects, &e.task.process);
+		break;
+	case PW_EV_MOVE:
+		on_move(d, &e.move);
 		break;
 	case PW_EV_DROP:
 		on_drop(d, &e);
@@ -262,6 +296,15 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 		stats_of(d, s, &stats), clock_boot_ns());
 	if (ended)
 		publish_report(d, ended);
+}
+
+static void on_violation(const struct subject *s, const struct event_violation *v, void *arg)
+{
+	struct event e = { .type = PW_EV_VIOLATION, .time_ns = clock_boot_ns(), .violation = *v };
+	struct daemon *d = arg;
+
+	publish(d, &e, s->name);
+	stream_flush(d->stream);
 }
 
 static void follow_drain(const struct subject *s, void *arg)
@@ -438,10 +481,23 @@ static void daemon_stop(struct daemon *d)
 	kernel_free(d->kernel);
 }
 
-static int daemon_start(struct daemon *d, const struct run_options *o, const struct pw_ignore *ignore,
-	bool ignores, char *why, size_t len)
+static void tell_rules(struct pw_control *c, const struct run_options *o, const struct run_rules *rules)
 {
-	const struct subjects_listener listener = { on_phase, on_end, d };
+	c->grace_ns = o->grace_ns;
+	c->listeners_are_subjects = o->listeners_are_subjects;
+	c->ignores = 0;
+	c->ignore = rules->ignore;
+	c->ignores = rules->ignores;
+	c->signals = 0;
+	memcpy(c->signal_rules, rules->signals, sizeof(c->signal_rules));
+	c->signals = signals_mask(rules->signals);
+}
+
+static int daemon_start(struct daemon *d, const struct run_options *o, const struct run_rules *rules,
+	char *why, size_t len)
+{
+	const struct subjects_listener listener = {
+		.phase = on_phase, .end = on_end, .violation = on_violation, .arg = d };
 	struct api_context context;
 	int err;
 
@@ -452,23 +508,25 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	err = kernel_open(&d->kernel, o->pin_dir, why, len);
 	if (err)
 		return err;
-	d->kernel->control->grace_ns = o->grace_ns;
-	d->kernel->control->ignores = 0;
-	d->kernel->control->ignore = *ignore;
-	d->kernel->control->ignores = ignores;
+	tell_rules(d->kernel->control, o, rules);
 	kernel_read_counters(d->kernel, &d->counters);
 
 	snprintf(why, len, "out of memory");
 	d->base = event_base_new();
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
 		drains_new(&d->drains) < 0 ||
-		subjects_new(&d->subjects, d->kernel, d->names, &listener) < 0 ||
+		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, &listener) < 0 ||
 		declare_new(&d->declare, d->subjects) < 0 ||
 		start_loop(d) < 0)
 		return -ENOMEM;
 	err = subjects_reconcile(d->subjects);
 	if (err) {
 		snprintf(why, len, "cannot read pw_phases: %s", strerror(-err));
+		return err;
+	}
+	err = o->listeners_are_subjects ? subjects_find_listeners(d->subjects) : 0;
+	if (err) {
+		snprintf(why, len, "cannot look for processes that listen: %s", strerror(-err));
 		return err;
 	}
 	context = (struct api_context){ d->base, d->kernel, d->subjects, d->declare, d->drains,
@@ -500,10 +558,9 @@ int cmd_run(int argc, char **argv)
 	struct daemon d = { 0 };
 	struct opts_args args;
 	int code, addr_len;
-	struct pw_ignore ignore;
+	struct run_rules rules = { 0 };
 	const char *bad = "";
 	char why[512];
-	bool ignores;
 
 	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
 		return code;
@@ -513,13 +570,17 @@ int cmd_run(int argc, char **argv)
 		return PW_EXIT_USAGE;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	if (ignore_parse(&o.ignore, &ignore, &ignores, &bad) < 0) {
+	if (ignore_parse(&o.ignore, &rules.ignore, &rules.ignores, &bad) < 0) {
 		log_error("--ignore-... '%s': expected at most %d addresses or networks such as "
 			  "10.0.0.0/8, %d ports and %d names; see 'phasewatch run --help'",
 			bad, PW_IGNORE_MAX, PW_IGNORE_MAX, PW_IGNORE_MAX);
 		return PW_EXIT_USAGE;
 	}
-	if (daemon_start(&d, &o, &ignore, ignores, why, sizeof(why)) < 0) {
+	if (signals_parse(o.signals, rules.signals, why, sizeof(why)) < 0) {
+		log_error("--signals: %s; see 'phasewatch run --help'", why);
+		return PW_EXIT_USAGE;
+	}
+	if (daemon_start(&d, &o, &rules, why, sizeof(why)) < 0) {
 		log_error("%s", why);
 		daemon_stop(&d);
 		return PW_EXIT_FAILED;

@@ -368,6 +368,24 @@ static void add_phase_change(struct line *line, json_t *event)
 	}
 }
 
+static void add_violation(struct line *line, json_t *event)
+{
+	const json_t *kind = get_text(event, "kind"), *detail = get_text(event, "detail");
+	const json_t *by = json_object_get(event, "by");
+
+	add_who(line, event);
+	add_phase(line, event);
+	line_at(line, COLUMN_PEERS);
+	if (kind)
+		add_string(line, kind);
+	if (detail) {
+		add(line, ": ");
+		add_string(line, detail);
+	}
+	if (by)
+		add_author(line, by);
+}
+
 static void add_lost(struct line *line, json_t *event)
 {
 	json_t *by_type = json_object_get(event, "by_type");
@@ -536,6 +554,7 @@ static const struct {
 	{ "lost", add_lost },
 	{ "phase", add_phase_change },
 	{ "drain", add_drain },
+	{ "violation", add_violation },
 };
 
 static void add_fields(struct line *line, json_t *event)

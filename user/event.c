@@ -14,6 +14,12 @@ static bool valid_verdict_on(const struct pw_verdict_on *on)
 	       kind_name(on->key.kind);
 }
 
+static bool valid_move(const struct pw_move_record *m)
+{
+	return kind_name(m->key.kind) && phase_name(m->from) && source_name(m->now.source) &&
+	       names_name(&declared_phase_names, m->now.phase);
+}
+
 int event_decode(const void *data, size_t size, struct event *ret)
 {
 	static const size_t sizes[PW_EV_TYPES] = {
@@ -28,6 +34,7 @@ int event_decode(const void *data, size_t size, struct event *ret)
 		[PW_EV_SIGNAL] = sizeof(struct pw_signal_record),
 		[PW_EV_FORK] = sizeof(struct pw_task_record),
 		[PW_EV_EXEC] = sizeof(struct pw_task_record),
+		[PW_EV_MOVE] = sizeof(struct pw_move_record),
 	};
 	struct pw_record h;
 	struct event e = { 0 };
@@ -39,12 +46,13 @@ int event_decode(const void *data, size_t size, struct event *ret)
 		return -EPROTO;
 	e.type = h.type;
 	e.time_ns = h.time_ns;
-	memcpy(&e.abandon, data, h.size); /* the largest of the records */
+	memcpy(&e.move, data, h.size); /* the largest of the records */
 	if (event_verdict_on(&e) && !valid_verdict_on(event_verdict_on(&e)))
 		return -EPROTO;
 	if ((e.type == PW_EV_ACCEPT && !seen_by_name(e.conn.how)) ||
 		(e.type == PW_EV_CONNECT && !result_name(e.conn.how)) ||
-		(e.type == PW_EV_ABANDON && !how_name(e.abandon.how)))
+		(e.type == PW_EV_ABANDON && !how_name(e.abandon.how)) ||
+		(e.type == PW_EV_MOVE && !valid_move(&e.move)))
 		return -EPROTO;
 	*ret = e;
 	return 0;
@@ -259,6 +267,17 @@ static void write_exit(struct json_out *j, const struct event *e, const struct e
 		json_u64(j, "open_connections", r->connections);
 }
 
+static void write_by(struct json_out *j, uint32_t pid, uint32_t uid, const char *comm)
+{
+	if (!pid)
+		return;
+	json_open(j, "by", '{');
+	json_u64(j, "pid", pid);
+	json_u64(j, "uid", uid);
+	json_str(j, "comm", comm);
+	json_close(j, '}');
+}
+
 static void write_phase(
 	struct json_out *j, const struct event_phase *p, const struct event_names *names)
 {
@@ -269,13 +288,16 @@ static void write_phase(
 	json_str(j, "source", source_name(p->now.source));
 	if (p->now.reason[0])
 		json_strn(j, "reason", p->now.reason, strnlen(p->now.reason, PW_REASON_LEN));
-	if (p->now.by_pid) {
-		json_open(j, "by", '{');
-		json_u64(j, "pid", p->now.by_pid);
-		json_u64(j, "uid", p->now.by_uid);
-		json_str(j, "comm", p->by_comm);
-		json_close(j, '}');
-	}
+	write_by(j, p->now.by_pid, p->now.by_uid, p->by_comm);
+}
+
+static void write_violation(
+	struct json_out *j, const struct event_violation *v, const struct event_names *names)
+{
+	event_write_subject(j, &v->key, v->now.epoch, v->now.source, names->subject);
+	json_str(j, "kind", names_name(&violation_names, v->kind));
+	json_str(j, "detail", v->detail);
+	write_by(j, v->by_pid, v->by_uid, v->by_comm);
 }
 
 static void write_lost(struct json_out *j, const struct event_lost *l)
@@ -306,6 +328,8 @@ void event_write(struct json_out *j, const struct event *e, const struct event_n
 		json_str(j, "phase", phase_name(e->phase.now.phase));
 	else if (e->type == PW_EV_DRAIN)
 		json_str(j, "phase", phase_name(e->drain.phase));
+	else if (e->type == PW_EV_VIOLATION)
+		json_str(j, "phase", phase_name(e->violation.now.phase));
 	switch (e->type) {
 	case PW_EV_ACCEPT:
 	case PW_EV_CONNECT:
@@ -329,6 +353,9 @@ void event_write(struct json_out *j, const struct event *e, const struct event_n
 		break;
 	case PW_EV_PHASE:
 		write_phase(j, &e->phase, names);
+		break;
+	case PW_EV_VIOLATION:
+		write_violation(j, &e->violation, names);
 		break;
 	case PW_EV_LOST:
 		write_lost(j, &e->lost);

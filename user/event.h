@@ -24,6 +24,16 @@ struct event_lost {
 	uint64_t count;
 };
 
+struct event_violation {
+	struct pw_subject_key key;
+	struct pw_declaration now; /* in force */
+	enum pw_violation kind;
+	const char *detail; /* a sentence */
+	uint32_t by_pid;    /* 0: not known */
+	uint32_t by_uid;
+	const char *by_comm; /* NULL: not known */
+};
+
 /* The completed connections that a listener's end took with it. */
 struct event_backlog {
 	struct pw_process process; /* who closed it */
@@ -56,6 +66,8 @@ struct event {
 		struct pw_signal_record signal;
 		struct event_phase phase;
 		struct event_lost lost;
+		struct pw_move_record move;
+		struct event_violation violation;
 		struct event_backlog backlog;
 		struct event_drain drain;
 	};

@@ -78,7 +78,10 @@ static const struct hook_spec {
 		"refused connects, and requests after the close, IPv6", "neither is seen",
 		true, "btf_trace_tcp_send_reset", 3 },
 	{ "pw_signal", "tp_btf/signal_generate", HOOK_TRACING, false, "btf_trace_signal_generate",
-		"who asked a process to go", "drain reports do not have it" },
+		"phases by signals, and who asked a process to go",
+		"signals declare nothing, and drain reports do not have them" },
+	{ "pw_signal2", "tp_btf/signal_generate", HOOK_TRACING, false, "btf_trace_signal_generate",
+		"the same, where 7.x skips the other", "the same" },
 	{ "pw_process_fork", "tp_btf/sched_process_fork", HOOK_TRACING, true,
 		"btf_trace_sched_process_fork", "new processes of a subject", "nothing works" },
 	{ "pw_process_fork2", "tp_btf/sched_process_fork", HOOK_TRACING, true,
@@ -595,6 +598,7 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 		k->control->abi = PW_ABI;
 		k->control->object_id = object_id();
 	}
+	k->control->daemon = getpid();
 	k->control->queue_is_loss = k->hooks[spec_index("pw_reset")].error != 0;
 	*ret = TAKE_PTR(k);
 	return 0;
@@ -690,7 +694,37 @@ int kernel_look(struct kernel *k)
 	return run_iterator(k->private->progs[hook], &info, nothing, sizeof(nothing));
 }
 
-int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n)
+static int compare_pids(const void *a, const void *b)
+{
+	return *(const pid_t *)a - *(const pid_t *)b;
+}
+
+int kernel_who_listens(struct kernel *k, pid_t **pids, size_t *n)
+{
+	_cleanup_(freep) pid_t *found = malloc(MEMBERS_OUT_MAX * sizeof(*found));
+	int hook = spec_index("pw_snapshot");
+	ssize_t got;
+	size_t kept = 0;
+
+	if (!found)
+		return -ENOMEM;
+	if (k->hooks[hook].error)
+		return k->hooks[hook].error;
+	k->control->snapshot = PW_PASS_WHO_LISTENS;
+	got = run_iterator(k->private->progs[hook], NULL, found, MEMBERS_OUT_MAX * sizeof(*found));
+	if (got < 0)
+		return got;
+	got /= sizeof(*found);
+	qsort(found, got, sizeof(*found), compare_pids);
+	for (ssize_t i = 0; i < got; i++)
+		if (!kept || found[kept - 1] != found[i])
+			found[kept++] = found[i];
+	*n = kept;
+	*pids = TAKE_PTR(found);
+	return 0;
+}
+
+int kernel_adopt(struct kernel *k, pid_t to, pid_t from, bool scoped, pid_t **pids, size_t *n)
 {
 	_cleanup_(freep) pid_t *found = malloc(MEMBERS_OUT_MAX * sizeof(*found));
 	size_t size = MEMBERS_OUT_MAX * sizeof(*found), got = 0;
@@ -701,6 +735,7 @@ int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n
 		return -ENOMEM;
 	k->control->adopt_to = to;
 	k->control->adopt_from = from;
+	k->control->adopt_scoped = scoped;
 	do {
 		turn = run_iterator(prog, NULL, (char *)found + got, size - got);
 		if (turn < 0)

@@ -73,9 +73,12 @@ int kernel_unload(const char *pin_dir, bool *removed, char *why, size_t why_len)
 
 /*
  * Brings the descendants of process subject `to` into it, those of the subject `from` around it
- * too (0: none). `pids` receives them, malloc'ed; 0 of them: the process is gone.
+ * too (0: none); only those of its own cgroup or session if `scoped`. `pids` receives them, malloc'ed;
+ * 0 of them: the process is gone.
  */
-int kernel_adopt(struct kernel *k, pid_t to, pid_t from, pid_t **pids, size_t *n);
+int kernel_adopt(struct kernel *k, pid_t to, pid_t from, bool scoped, pid_t **pids, size_t *n);
+/* The processes that hold listeners, each once, in order; `pids` is malloc'ed. */
+int kernel_who_listens(struct kernel *k, pid_t **pids, size_t *n);
 /* Looks at the sockets that these members of a subject have open; of NULL: at everybody's. */
 int kernel_snapshot(struct kernel *k, enum pw_snapshot_pass pass, const struct pw_subject_key *of,
 	const pid_t *pids, size_t n);

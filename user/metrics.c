@@ -89,6 +89,29 @@ static void write_own(struct evbuffer *out, const struct pw_counters *c)
 			event_type_name(t), c->lost_ring[t], event_type_name(t), c->lost_map[t]);
 }
 
+static void write_declarations(struct evbuffer *out, const struct pw_daemon_counters *c)
+{
+	head(out, "phasewatch_phase_changes", "counter", "Moves of subjects from phase to phase.");
+	for (unsigned int from = 0; from < PW_PHASES; from++)
+		for (unsigned int to = PW_INIT; to < PW_PHASES; to++)
+			for (unsigned int source = 0; source < PW_SOURCES; source++)
+				if (c->phase_changes[from][to][source])
+					evbuffer_add_printf(out,
+						"phasewatch_phase_changes_total{from=\"%s\",to=\"%s\",source=\"%s\"} %llu\n",
+						phase_name(from), phase_name(to), source_name(source),
+						c->phase_changes[from][to][source]);
+	head(out, "phasewatch_violations", "counter",
+		"Declarations and exits that break the rules of a life cycle.");
+	for (unsigned int kind = 0; kind < PW_VIOLATIONS; kind++)
+		evbuffer_add_printf(out, "phasewatch_violations_total{kind=\"%s\"} %llu\n",
+			names_name(&violation_names, kind), c->violations[kind]);
+	head(out, "phasewatch_flaps", "counter", "Life cycles that a subject began anew.");
+	evbuffer_add_printf(out, "phasewatch_flaps_total %llu\n", c->flaps);
+	head(out, "phasewatch_reconciles", "counter",
+		"Declarations found in the map that nobody had told the daemon of.");
+	evbuffer_add_printf(out, "phasewatch_reconciles_total %llu\n", c->reconciles);
+}
+
 struct gauges {
 	const struct subjects *s;
 	uint64_t by_phase[PW_PHASES];
@@ -126,6 +149,7 @@ int metrics_write(struct evbuffer *out, const struct kernel *k, const struct sub
 	head(out, "phasewatch_inflight_connections", "gauge",
 		"Connections that subjects accepted and still hold.");
 	evbuffer_add_printf(out, "phasewatch_inflight_connections %lld\n", (long long)g.inflight);
+	write_declarations(out, &k->control->counters);
 	write_cost(out, &c);
 	write_own(out, &c);
 	head(out, "phasewatch_build", "info", "What is running.");

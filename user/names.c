@@ -17,7 +17,7 @@
 	[PW_EV_ACCEPT] = "accept", [PW_EV_CONNECT] = "connect", [PW_EV_EXIT] = "exit",             \
 	[PW_EV_REQUEST] = "request", [PW_EV_ABANDON] = "abandon", [PW_EV_REFUSED] = "refused",     \
 	[PW_EV_PHASE] = "phase", [PW_EV_LOST] = "lost", [PW_EV_BACKLOG] = "backlog",               \
-	[PW_EV_DRAIN] = "drain"
+	[PW_EV_DRAIN] = "drain", [PW_EV_VIOLATION] = "violation"
 
 NAMES(phase_names, [PW_UNDECLARED] = "UNDECLARED", DECLARED_PHASES);
 NAMES(declared_phase_names, DECLARED_PHASES);
@@ -27,12 +27,13 @@ NAMES(shown_verdict_names, SHOWN_VERDICTS);
 
 /* Records that are no events can be lost, and are then counted by these names. */
 NAMES(event_type_names, SHOWN_EVENT_TYPES, [PW_EV_FORK] = "fork", [PW_EV_EXEC] = "exec",
-	[PW_EV_DROP] = "drop", [PW_EV_UNLISTEN] = "unlisten", [PW_EV_SIGNAL] = "signal");
+	[PW_EV_DROP] = "drop", [PW_EV_UNLISTEN] = "unlisten", [PW_EV_SIGNAL] = "signal",
+	[PW_EV_MOVE] = "move");
 NAMES(shown_event_type_names, SHOWN_EVENT_TYPES);
 
 NAMES(source_names, [PW_SOURCE_MAP] = "map", [PW_SOURCE_API] = "api",
 	[PW_SOURCE_SDNOTIFY] = "sdnotify", [PW_SOURCE_SIGNAL] = "signal",
-	[PW_SOURCE_KUBERNETES] = "kubernetes");
+	[PW_SOURCE_KUBERNETES] = "kubernetes", [PW_SOURCE_LISTEN] = "listen");
 NAMES(kind_names, [PW_KIND_PROCESS] = "process", [PW_KIND_CGROUP] = "cgroup");
 NAMES(seen_by_names, [PW_SEEN_ACCEPT] = "accept", [PW_SEEN_FIRST_IO] = "first_io",
 	[PW_SEEN_RELEASE] = "release");
@@ -42,11 +43,15 @@ NAMES(result_names, [PW_ESTABLISHED] = "established", [PW_REFUSED] = "refused",
 
 NAMES(how_names, [PW_FIN] = "fin", [PW_RST] = "rst");
 
+NAMES(violation_names, [PW_STALE_EPOCH] = "stale_epoch", [PW_BACKWARD] = "backward",
+	[PW_EXIT_WITHOUT_DRAIN] = "exit_without_drain", [PW_FLAPPING] = "flapping");
+
 /* A value added at an enum's end without its name here does not compile. */
 _Static_assert(ARRAY_SIZE(phase_names_list) == PW_PHASES, "a phase has no name");
 _Static_assert(ARRAY_SIZE(verdict_names_list) == PW_VERDICTS, "a verdict has no name");
 _Static_assert(ARRAY_SIZE(event_type_names_list) == PW_EV_TYPES, "an event type has no name");
 _Static_assert(ARRAY_SIZE(source_names_list) == PW_SOURCES, "a source has no name");
+_Static_assert(ARRAY_SIZE(violation_names_list) == PW_VIOLATIONS, "a violation has no name");
 _Static_assert(ARRAY_SIZE(result_names_list) == PW_RESULTS, "a result has no name");
 
 const char *names_name(const struct names *names, unsigned value)

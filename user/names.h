@@ -21,6 +21,7 @@ extern const struct names seen_by_names;
 extern const struct names result_names;
 extern const struct names event_type_names;
 extern const struct names how_names;
+extern const struct names violation_names;
 
 /* Subsets: what may be declared, and what can appear in an event. */
 extern const struct names declared_phase_names;

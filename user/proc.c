@@ -60,8 +60,8 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 	open = strchr(buf, '(');
 	close = strrchr(buf, ')');
 	if (!open || !close || sscanf(close + 1,
-		" %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d %*d %llu",
-		&state, &s.ppid, &threads, &start) != 4)
+		" %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %d %*d %llu",
+		&state, &s.ppid, &s.session, &threads, &start) != 5)
 		return -EPROTO;
 	/* where only the main thread has ended, the others go on */
 	if (state == 'X' || (state == 'Z' && threads <= 1))
@@ -80,6 +80,26 @@ int proc_read(pid_t pid, struct proc_stat *ret)
 		sscanf(uid, " Uid: %u %u", &s.uid, &s.euid) != 2)
 		return -EPROTO;
 	*ret = s;
+	return 0;
+}
+
+int proc_cgroup2(pid_t pid, char *ret, size_t size)
+{
+	char path[64], buf[PATH_MAX + 64], *line, *end;
+	int err;
+
+	snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
+	err = read_file(path, buf, sizeof(buf));
+	if (err)
+		return err;
+	/* the last line, behind those of v1 */
+	line = strncmp(buf, "0::", 3) == 0 ? buf : strstr(buf, "\n0::");
+	line = line ? strchr(line, '/') : NULL;
+	end = line ? strchr(line, '\n') : NULL;
+	if (!end || (size_t)(end - line) >= size)
+		return -ENOENT;
+	*end = '\0';
+	strcpy(ret, line);
 	return 0;
 }
 

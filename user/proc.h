@@ -13,6 +13,7 @@
 struct proc_stat {
 	char comm[PW_COMM_LEN];
 	pid_t ppid;
+	pid_t session;
 	pid_t tgid; /* differs from the pid asked for if that is a thread's */
 	uint64_t start_ns; /* CLOCK_BOOTTIME, in units of PW_START_UNIT_NS */
 	uid_t uid, euid;
@@ -20,6 +21,8 @@ struct proc_stat {
 
 /* -ESRCH: no such process; a zombie is none either. */
 int proc_read(pid_t pid, struct proc_stat *ret);
+/* Its cgroup's path in the v2 hierarchy, as /proc shows it. */
+int proc_cgroup2(pid_t pid, char *buf, size_t size);
 /* True if `pid` is `ancestor` or descends from it. */
 bool proc_descends(pid_t pid, pid_t ancestor);
 

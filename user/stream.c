@@ -107,6 +107,10 @@ static struct gist gist_of(const struct event *e)
 		g.phase = e->drain.phase;
 		g.subject = e->drain.key.kind == PW_KIND_PROCESS ? e->drain.key.id : 0;
 	}
+	if (e->type == PW_EV_VIOLATION) {
+		g.phase = e->violation.now.phase;
+		g.subject = e->violation.key.kind == PW_KIND_PROCESS ? e->violation.key.id : 0;
+	}
 	if (p)
 		g.pid = p->pid;
 	return g;

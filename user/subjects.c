@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <search.h>
 #include <string.h>
 #include <time.h>
@@ -15,12 +16,15 @@
 
 #define SCAN_BATCH 256
 #define GONE_NAMES 256
+#define KERNEL_MOVE_NS (2 * NS_PER_S)
+#define ANCESTORS_MAX 64
 
 struct subjects {
 	void *tree; /* of struct subject, by key */
 	struct kernel *k;
 	struct proc_names *names;
 	struct subjects_listener listener;
+	size_t flaps_allowed;
 	unsigned int scan; /* number of the reconciliation */
 	struct {
 		struct pw_subject_key key;
@@ -28,6 +32,11 @@ struct subjects {
 	} gone[GONE_NAMES]; /* connects to them are still refused */
 	size_t next_gone;
 };
+
+static int compare_pids(const void *a, const void *b)
+{
+	return *(const pid_t *)a - *(const pid_t *)b;
+}
 
 static int compare(const void *a, const void *b)
 {
@@ -88,14 +97,15 @@ static void forget(struct subjects *s, struct subject *subject)
 	free(subject);
 }
 
-int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
+int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names, size_t flaps,
 	const struct subjects_listener *listener)
 {
 	struct subjects *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return -ENOMEM;
-	*s = (struct subjects){ .k = k, .names = names, .listener = *listener };
+	*s = (struct subjects){ .k = k, .names = names, .flaps_allowed = flaps,
+		.listener = *listener };
 	*ret = s;
 	return 0;
 }
@@ -262,10 +272,37 @@ static bool own_member(struct subjects *s, const struct subject *subject, struct
 	       pw_same_start(ret->start_ns, subject->now.start_ns);
 }
 
+/* The processes and sockets of a new subject that exist already. */
+static int gather(struct subjects *s, const struct subject *subject, pid_t outer)
+{
+	bool is_cgroup = subject->key.kind == PW_KIND_CGROUP;
+	_cleanup_(freep) pid_t *pids = NULL;
+	size_t n;
+	int err;
+
+	err = is_cgroup ? members_of(s, subject, &pids, &n) :
+			  kernel_adopt(s->k, subject->key.id, outer,
+				  subject->now.source == PW_SOURCE_LISTEN, &pids, &n);
+	if (!err)
+		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, &subject->key, pids, n);
+	if (!err)
+		err = kernel_snapshot(s->k, PW_PASS_CONNECTIONS, &subject->key, pids, n);
+	for (size_t i = 0; !err && i < n; i++) {
+		struct pw_process p = { .pid = pids[i] };
+		struct proc_stat stat;
+
+		/* its program's name will be wanted when it has exited */
+		if (proc_read(pids[i], &stat) == 0) {
+			p.start_ns = stat.start_ns;
+			proc_names_exe(s->names, &p);
+		}
+	}
+	return err;
+}
+
 /*
- * Brings the processes and sockets that exist already into a new subject. The map has to have it
- * meanwhile: UNDECLARED, unless it lies in another subject, whose members and sockets are known.
- * `counted`: the kernel half may count for it already.
+ * A subject begins. The map has to have it meanwhile: UNDECLARED, unless it lies in another subject,
+ * whose members and sockets are known. `counted`: the kernel half may count for it already.
  */
 static int set_up(struct subjects *s, struct subject *subject, bool counted)
 {
@@ -273,9 +310,7 @@ static int set_up(struct subjects *s, struct subject *subject, bool counted)
 	struct pw_declaration final = subject->now;
 	bool is_cgroup = subject->key.kind == PW_KIND_CGROUP;
 	struct pw_member own = { 0 };
-	_cleanup_(freep) pid_t *pids = NULL;
 	pid_t outer;
-	size_t n;
 	int err;
 
 	if (bpf_map_update_elem(
@@ -288,28 +323,26 @@ static int set_up(struct subjects *s, struct subject *subject, bool counted)
 	err = write_declaration(s, subject);
 	subject->now = final;
 	if (!err)
-		err = is_cgroup ? members_of(s, subject, &pids, &n) :
-				  kernel_adopt(s->k, subject->key.id, outer, &pids, &n);
-	if (!err && !is_cgroup && !own_member(s, subject, &own))
-		err = -ESRCH;
-	if (!err)
-		err = kernel_snapshot(s->k, PW_PASS_LISTENERS, &subject->key, pids, n);
-	if (!err)
-		err = kernel_snapshot(s->k, PW_PASS_CONNECTIONS, &subject->key, pids, n);
-	if (!err)
-		for (size_t i = 0; i < n; i++) {
-			struct pw_process p = { .pid = pids[i] };
-			struct proc_stat stat;
+		err = gather(s, subject, outer);
+	if (err || is_cgroup)
+		return err;
+	if (!own_member(s, subject, &own))
+		return -ESRCH;
+	subject->now.start_ns = own.start_ns;
+	return 0;
+}
 
-			/* its program's name will be wanted when it has exited */
-			if (proc_read(pids[i], &stat) == 0) {
-				p.start_ns = stat.start_ns;
-				proc_names_exe(s->names, &p);
-			}
-		}
-	if (!err)
-		subject->now.start_ns = own.start_ns;
-	return err;
+static int set_active_on_listen(struct subjects *s, const struct subject *subject)
+{
+	uint32_t tgid = subject->key.id;
+	struct pw_member own;
+
+	if (!own_member(s, subject, &own))
+		return -ESRCH;
+	own.flags |= PW_ACTIVE_ON_LISTEN;
+	if (bpf_map_update_elem(s->k->members, &tgid, &own, BPF_EXIST) < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	return 0;
 }
 
 static bool wants_hooks(uint32_t phase)
@@ -357,14 +390,56 @@ static int mark_turns(struct subjects *s, const struct subject *subject)
 	return err;
 }
 
-static void tell(struct subjects *s, const struct subject *subject, uint32_t from)
+/* ---- what is told ---- */
+
+static void violate(struct subjects *s, const struct subject *subject, enum pw_violation kind,
+	pid_t by_pid, uid_t by_uid, const char *detail)
 {
-	struct event_phase p = { .key = subject->key, .now = subject->now, .from = from };
+	struct event_violation v = { .key = subject->key, .now = subject->now, .kind = kind,
+		.detail = detail, .by_pid = by_pid, .by_uid = by_uid };
 	struct proc_stat by;
 
-	if (p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
+	if (by_pid && proc_read(by_pid, &by) == 0)
+		v.by_comm = by.comm;
+	s->k->control->counters.violations[kind]++;
+	s->listener.violation(subject, &v, s->listener.arg);
+}
+
+/* A life cycle is begun anew: in moderation. */
+static void count_flap(struct subjects *s, struct subject *subject)
+{
+	uint64_t now = clock_boot_ns();
+	uint64_t *oldest = &subject->flaps[subject->n_flaps++ % s->flaps_allowed];
+	bool too_many = *oldest && now - *oldest < 3600 * NS_PER_S;
+	char detail[128];
+
+	*oldest = now;
+	s->k->control->counters.flaps++;
+	if (!too_many)
+		return;
+	snprintf(detail, sizeof(detail), "began its life cycle anew %zu times within an hour",
+		s->flaps_allowed + 1);
+	violate(s, subject, PW_FLAPPING, subject->now.by_pid, subject->now.by_uid, detail);
+}
+
+static void tell_by(
+	struct subjects *s, struct subject *subject, uint32_t from, const char *by_comm)
+{
+	struct event_phase p = { .key = subject->key, .now = subject->now, .from = from,
+		.by_comm = by_comm };
+	struct proc_stat by;
+
+	if (!by_comm && p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
 		p.by_comm = by.comm;
+	s->k->control->counters.phase_changes[from][p.now.phase][p.now.source]++;
 	s->listener.phase(subject, &p, s->listener.arg);
+	if (p.now.phase < from)
+		count_flap(s, subject);
+}
+
+static void tell(struct subjects *s, struct subject *subject, uint32_t from)
+{
+	tell_by(s, subject, from, NULL);
 }
 
 /* ---- the map as others write it ---- */
@@ -447,9 +522,35 @@ static bool was_set_up(struct subjects *s, const struct subject *subject)
 	return own_member(s, subject, &member);
 }
 
+static void check_move(struct subjects *s, struct subject *subject, const struct pw_declaration *old)
+{
+	const struct pw_declaration *now = &subject->now;
+	enum phase_move move = phase_move(old, now->phase, now->epoch);
+	char detail[192];
+
+	if (move == MOVE_STALE)
+		snprintf(detail, sizeof(detail),
+			"epoch %" PRIu64 " was written to the map after epoch %" PRIu64,
+			(uint64_t)now->epoch, (uint64_t)old->epoch);
+	else if (move == MOVE_BACKWARD)
+		snprintf(detail, sizeof(detail), "%s was written to the map after %s of epoch %" PRIu64,
+			phase_name(now->phase), phase_name(old->phase), (uint64_t)old->epoch);
+	else
+		return;
+	violate(s, subject, move == MOVE_STALE ? PW_STALE_EPOCH : PW_BACKWARD, 0, 0, detail);
+}
+
+/* By the kernel half, whose record is on its way. */
+static bool will_be_told(const struct pw_declaration *d)
+{
+	return (d->source == PW_SOURCE_SIGNAL || d->source == PW_SOURCE_LISTEN) &&
+	       clock_boot_ns() - d->since_ns < KERNEL_MOVE_NS;
+}
+
 static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
 {
 	struct subject *subject = find(s, key);
+	struct pw_declaration old = { 0 };
 	uint32_t from = PW_UNDECLARED;
 	struct proc_stat stat = { 0 };
 	bool is_new = false;
@@ -476,7 +577,8 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 		is_new = true;
 		choose_name(s, subject, &stat);
 	} else {
-		from = subject->now.phase;
+		old = subject->now;
+		from = old.phase;
 		if (!d.epoch)
 			d.epoch = subject->now.epoch;
 		if (d.epoch == subject->now.epoch)
@@ -493,29 +595,34 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 		err = set_up(s, subject, true);
 	if (!err)
 		err = write_declaration(s, subject);
-	if (!err)
-		tell(s, subject, from);
-	return err == -ESRCH ? 0 : err;
+	if (err)
+		return err == -ESRCH ? 0 : err;
+	s->k->control->counters.reconciles++;
+	tell(s, subject, from);
+	if (!is_new)
+		check_move(s, subject, &old);
+	return 0;
 }
 
 /* ---- declarations ---- */
 
-static int refuse_move(const struct subject *subject, enum phase_move move,
+static void refuse_move(const struct subject *subject, enum phase_move move,
 	const struct declaration_request *r, uint64_t epoch, char why[static WHY_LEN])
 {
 	const struct pw_declaration *now = &subject->now;
 
 	if (move == MOVE_STALE)
-		return fail_with(why, WHY_LEN, -ESTALE,
+		fail_with(why, WHY_LEN, -ESTALE,
 			"epoch %" PRIu64 " is older than epoch %" PRIu64
 			", which is in force for %s[%" PRIu64 "]; declare for that one or a later one",
 			epoch, (uint64_t)now->epoch, subject->name, (uint64_t)subject->key.id);
-	return fail_with(why, WHY_LEN, -ESTALE,
-		"%s[%" PRIu64 "] is in %s of epoch %" PRIu64
-		" and cannot go back to %s; phases only move forward, epoch %" PRIu64
-		" would start a new life cycle",
-		subject->name, (uint64_t)subject->key.id, phase_name(now->phase),
-		(uint64_t)now->epoch, phase_name(r->phase), (uint64_t)now->epoch + 1);
+	else
+		fail_with(why, WHY_LEN, -ESTALE,
+			"%s[%" PRIu64 "] is in %s of epoch %" PRIu64
+			" and cannot go back to %s; phases only move forward, epoch %" PRIu64
+			" would start a new life cycle",
+			subject->name, (uint64_t)subject->key.id, phase_name(now->phase),
+			(uint64_t)now->epoch, phase_name(r->phase), (uint64_t)now->epoch + 1);
 }
 
 static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
@@ -528,8 +635,12 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	struct pw_stats stats;
 	int err = 0;
 
-	if (move == MOVE_STALE || move == MOVE_BACKWARD)
-		return refuse_move(subject, move, r, epoch, why);
+	if (move == MOVE_STALE || move == MOVE_BACKWARD) {
+		refuse_move(subject, move, r, epoch, why);
+		violate(s, subject, move == MOVE_STALE ? PW_STALE_EPOCH : PW_BACKWARD, r->by_pid,
+			r->by_uid, why);
+		return -ESTALE;
+	}
 	if (move != MOVE_NONE) {
 		subject->now.source = r->source;
 		subject->now.by_pid = r->by_pid;
@@ -540,6 +651,8 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 		declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
 		if (is_new)
 			err = set_up(s, subject, false);
+		if (!err && r->active_on_listen)
+			err = set_active_on_listen(s, subject);
 		if (!err)
 			err = rearm(s);
 		if (!err)
@@ -636,6 +749,142 @@ int subjects_declare(struct subjects *s, const struct declaration_request *r,
 	return err;
 }
 
+/* ---- what the kernel half does itself ---- */
+
+int subjects_moved(struct subjects *s, const struct pw_move_record *m)
+{
+	struct subject *subject = find(s, &m->key);
+	bool is_new = !subject;
+	int err = 0;
+
+	if (subject && !differs(&subject->now, &m->now))
+		return 0; /* it was met in the map before its record came */
+	if (subject && !pw_same_start(subject->now.start_ns, m->now.start_ns)) {
+		forget(s, subject);
+		is_new = true;
+	}
+	if (is_new) {
+		struct proc_stat stat = { 0 };
+
+		subject = add(s, &m->key);
+		if (!subject)
+			return -ENOMEM;
+		memcpy(stat.comm, m->by.comm, sizeof(stat.comm));
+		choose_name(s, subject, &stat);
+	}
+	subject->now = m->now;
+	subject->seen = s->scan;
+	if (m->signal && sigabbrev_np(m->signal))
+		snprintf(subject->now.reason, sizeof(subject->now.reason), "SIG%s",
+			sigabbrev_np(m->signal));
+	if (is_new)
+		err = gather(s, subject, 0);
+	if (!err)
+		err = rearm(s);
+	if (!err)
+		err = mark_turns(s, subject);
+	tell_by(s, subject, m->from, m->by.comm);
+	return err;
+}
+
+void subjects_executed(struct subjects *s, const struct pw_process *p)
+{
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS, .id = p->pid };
+	struct subject *subject = find(s, &key);
+	struct proc_stat stat = { 0 };
+
+	if (!subject || !pw_same_start(subject->now.start_ns, p->start_ns))
+		return;
+	memcpy(stat.comm, p->comm, sizeof(stat.comm));
+	choose_name(s, subject, &stat);
+}
+
+/* As pw_scope() in bpf/task.h: of the same cgroup, or where that is the root of the same session. */
+static bool in_scope(pid_t a, pid_t b)
+{
+	char paths[2][PATH_MAX];
+	struct proc_stat of_a, of_b;
+
+	if (proc_cgroup2(a, paths[0], sizeof(paths[0])) < 0 ||
+		proc_cgroup2(b, paths[1], sizeof(paths[1])) < 0 || strcmp(paths[0], paths[1]) != 0)
+		return false;
+	return strcmp(paths[0], "/") != 0 ||
+	       (proc_read(a, &of_a) == 0 && proc_read(b, &of_b) == 0 &&
+		       of_a.session == of_b.session);
+}
+
+/* The topmost of its ancestors in scope that listens as well. */
+static pid_t root_of(pid_t pid, const pid_t *listening, size_t n)
+{
+	struct proc_stat stat;
+	pid_t root = pid, at = pid;
+
+	for (int i = 0; i < ANCESTORS_MAX && proc_read(at, &stat) == 0; i++) {
+		at = stat.ppid;
+		if (at <= 1 || !in_scope(at, pid))
+			break;
+		if (bsearch(&at, listening, n, sizeof(at), compare_pids))
+			root = at;
+	}
+	return root;
+}
+
+struct cgroup_search {
+	struct subjects *s;
+	char path[PATH_MAX];
+	bool found;
+};
+
+static void look_in_cgroup(const struct subject *subject, void *arg)
+{
+	struct cgroup_search *c = arg;
+	const char *path;
+	size_t len;
+
+	if (c->found || subject->key.kind != PW_KIND_CGROUP)
+		return;
+	path = proc_names_cgroup(c->s->names, subject->key.id);
+	len = path ? strlen(path) : 0;
+	c->found = len && strncmp(c->path, path, len) == 0 &&
+		   (len == 1 || c->path[len] == '/' || !c->path[len]);
+}
+
+static bool has_subject(struct subjects *s, pid_t pid)
+{
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS, .id = pid };
+	struct cgroup_search in = { .s = s };
+	struct pw_member m;
+	uint32_t tgid = pid;
+
+	if (find(s, &key) || (bpf_map_lookup_elem(s->k->members, &tgid, &m) == 0 &&
+				     (!m.scope || in_scope(pid, m.subject))))
+		return true;
+	if (proc_cgroup2(pid, in.path, sizeof(in.path)) == 0)
+		subjects_for_each(s, look_in_cgroup, &in);
+	return in.found;
+}
+
+int subjects_find_listeners(struct subjects *s)
+{
+	struct declaration_request r = { .phase = PW_ACTIVE, .source = PW_SOURCE_LISTEN };
+	_cleanup_(freep) pid_t *pids = NULL;
+	struct declaration_result result;
+	char why[WHY_LEN];
+	size_t n;
+	int err;
+
+	err = kernel_who_listens(s->k, &pids, &n);
+	for (size_t i = 0; !err && i < n; i++) {
+		r.pid = r.by_pid = root_of(pids[i], pids, n);
+		if (r.pid == 1 || r.pid == getpid() || has_subject(s, r.pid))
+			continue;
+		err = subjects_declare(s, &r, &result, why);
+		if (err == -ESRCH)
+			err = 0;
+	}
+	return err;
+}
+
 /* ---- reconciliation ---- */
 
 static bool anybody_left(struct subjects *s, const struct subject *subject)
@@ -707,8 +956,13 @@ int subjects_reconcile(struct subjects *s)
 			return err;
 		first = false;
 		for (__u32 i = 0; i < count; i++) {
-			int one = found(s, &keys[i], values[i]);
+			struct subject *known = find(s, &keys[i]);
+			int one = 0;
 
+			if (!will_be_told(&values[i]))
+				one = found(s, &keys[i], values[i]);
+			else if (known)
+				known->seen = s->scan;
 			if (one)
 				failed = one; /* the others are looked at all the same */
 		}
@@ -718,6 +972,9 @@ int subjects_reconcile(struct subjects *s)
 	for (size_t i = 0; i < gone.n; i++) {
 		bool taken_away = gone.subjects[i]->seen != s->scan;
 
+		if (!taken_away && gone.subjects[i]->now.phase == PW_ACTIVE)
+			violate(s, gone.subjects[i], PW_EXIT_WITHOUT_DRAIN, 0, 0,
+				"its last process ended while it was ACTIVE");
 		s->listener.end(gone.subjects[i], !taken_away, s->listener.arg);
 		if (taken_away)
 			release_members(s, gone.subjects[i]);

@@ -19,6 +19,8 @@
 #include "proc.h"
 
 #define SUBJECT_NAME_LEN 64
+/* Life cycles that a subject may begin anew within an hour: `run --flaps`. */
+#define SUBJECT_FLAPS_MAX 16
 
 struct subject {
 	struct pw_subject_key key;
@@ -26,6 +28,8 @@ struct subject {
 	char name[SUBJECT_NAME_LEN]; /* its systemd unit, or else its comm or the cgroup's name */
 	unsigned int seen; /* the last reconciliation that found it in the map */
 	bool ending;	   /* nobody is left; forgotten at the next reconciliation */
+	uint64_t flaps[SUBJECT_FLAPS_MAX]; /* when it began one anew, the last ones */
+	size_t n_flaps;
 };
 
 struct subjects;
@@ -35,10 +39,12 @@ struct subjects_listener {
 	void (*phase)(const struct subject *s, const struct event_phase *p, void *arg);
 	/* nobody is left of it; or else it was taken out of the map */
 	void (*end)(const struct subject *s, bool nobody_left, void *arg);
+	void (*violation)(const struct subject *s, const struct event_violation *v, void *arg);
 	void *arg;
 };
 
-int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names,
+/* `flaps`: how many life cycles begun anew within an hour are fine, 1 to SUBJECT_FLAPS_MAX. */
+int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names, size_t flaps,
 	const struct subjects_listener *listener);
 void subjects_free(struct subjects *s);
 
@@ -48,6 +54,7 @@ struct declaration_request {
 	const char *cgroup; /* a cgroup's path */
 	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
+	bool active_on_listen; /* with INIT, of a process: ACTIVE as soon as it listens */
 	uint32_t source; /* enum pw_source */
 	pid_t by_pid;	 /* from the kernel's peer credentials */
 	uid_t by_uid;
@@ -68,6 +75,13 @@ struct declaration_result {
  */
 int subjects_declare(struct subjects *s, const struct declaration_request *request,
 	struct declaration_result *ret, char why[static WHY_LEN]);
+
+/* The kernel half has moved a subject, or made one. */
+int subjects_moved(struct subjects *s, const struct pw_move_record *m);
+/* A process of some subject runs another program. */
+void subjects_executed(struct subjects *s, const struct pw_process *p);
+/* --auto, for who listens already: each tree of them becomes a subject, ACTIVE. */
+int subjects_find_listeners(struct subjects *s);
 
 /* Compares with the map: direct writes, removals, and subjects of which nobody is left. */
 int subjects_reconcile(struct subjects *s);

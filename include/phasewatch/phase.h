@@ -62,6 +62,7 @@ enum pw_source {
 	PW_SOURCE_SDNOTIFY = 2,
 	PW_SOURCE_SIGNAL = 3,
 	PW_SOURCE_KUBERNETES = 4,
+	PW_SOURCE_LISTEN = 5, /* it listens: see 'phasewatch run --auto' and 'phasewatch exec' */
 	PW_SOURCES,
 };
 
