@@ -377,7 +377,7 @@ class Follower:
 
 ARRIVALS = {"accept", "connect", "request"}
 LOSSES = {"abandon", "backlog", "refused"}
-TYPES = {"exit", "phase", "drain", "lost"} | ARRIVALS | LOSSES
+TYPES = {"exit", "phase", "drain", "lost", "violation"} | ARRIVALS | LOSSES
 PHASES = {"UNDECLARED", "INIT", "ACTIVE", "DRAIN", "SHUTDOWN"}
 
 

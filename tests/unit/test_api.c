@@ -79,6 +79,10 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 {
 }
 
+static void on_violation(const struct subject *s, const struct event_violation *v, void *arg)
+{
+}
+
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
 	struct fixture *f = arg;
@@ -172,8 +176,8 @@ static int set_up(void **state)
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(stream_new(&f->stream), 0);
 	assert_int_equal(drains_new(&f->drains), 0);
-	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names,
-				 &(struct subjects_listener){ on_phase, on_end, f }),
+	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2,
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
 	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->declare, f->drains,

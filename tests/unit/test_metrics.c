@@ -33,6 +33,10 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 {
 }
 
+static void on_violation(const struct subject *s, const struct event_violation *v, void *arg)
+{
+}
+
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
 }
@@ -60,8 +64,8 @@ static int set_up(void **state)
 		f->k.hooks[i].error = -ENOENT;
 	f->each = calloc(f->k.cpus, sizeof(*f->each));
 	assert_int_equal(proc_names_new(&f->names), 0);
-	assert_int_equal(subjects_new(&f->s, &f->k, f->names,
-				 &(struct subjects_listener){ on_phase, on_end, NULL }),
+	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2,
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, NULL }),
 		0);
 	*state = f;
 	return 0;

@@ -8,6 +8,7 @@
 #include <bpf/bpf.h>
 
 #include "clock.h"
+#include "opts.h"
 #include "names.h"
 #include "subjects.h"
 #include "util.h"
@@ -126,6 +127,8 @@ struct fixture {
 	struct event_phase told[16];
 	char told_name[SUBJECT_NAME_LEN];
 	size_t n_told;
+	enum pw_violation violations[16];
+	size_t n_violations;
 };
 
 static void on_phase(const struct subject *subject, const struct event_phase *p, void *arg)
@@ -140,6 +143,16 @@ static void on_phase(const struct subject *subject, const struct event_phase *p,
 
 static void on_end(const struct subject *s, bool nobody_left, void *arg)
 {
+}
+
+static void on_violation(const struct subject *subject, const struct event_violation *v, void *arg)
+{
+	struct fixture *f = arg;
+
+	assert_in_range(f->n_violations, 0, ARRAY_SIZE(f->violations) - 1);
+	assert_memory_equal(&v->key, &subject->key, sizeof(v->key));
+	assert_non_null(v->detail);
+	f->violations[f->n_violations++] = v->kind;
 }
 
 static pid_t start_child(uint64_t *start_ns)
@@ -186,8 +199,8 @@ static int set_up(void **state)
 	if (f->k.phases < 0)
 		return 0; /* not allowed: the tests skip themselves */
 	assert_int_equal(proc_names_new(&f->names), 0);
-	assert_int_equal(subjects_new(&f->s, &f->k, f->names,
-				 &(struct subjects_listener){ on_phase, on_end, f }),
+	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2,
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
 	f->pid = start_child(&f->start_ns);
 	return 0;
@@ -677,9 +690,111 @@ static void test_declare_refused(void **state)
 	assert_refused(f, PW_INIT, 7, -ESTALE, WORDS("DRAIN", "INIT"));
 	assert_refused(f, PW_SHUTDOWN, 6, -ESTALE, WORDS("epoch 6", "epoch 7"));
 	assert_refused(f, PW_SHUTDOWN, 1, -ESTALE, WORDS("epoch 1 ", "epoch 7"));
+	assert_int_equal(f->n_violations, 4);
+	assert_memory_equal(f->violations,
+		((enum pw_violation[]){ PW_BACKWARD, PW_BACKWARD, PW_STALE_EPOCH, PW_STALE_EPOCH }),
+		4 * sizeof(*f->violations));
 	assert_refused(f, PW_UNDECLARED, 0, -EINVAL, WORDS("0", "INIT, ACTIVE, DRAIN or SHUTDOWN"));
 	assert_refused(f, PW_PHASES, 0, -EINVAL, WORDS("5", "INIT, ACTIVE, DRAIN or SHUTDOWN"));
 	assert_refused(f, UINT32_MAX, 0, -EINVAL, WORDS("4294967295"));
+	assert_int_equal(f->n_violations, 4);
+	assert_int_equal(f->control.counters.violations[PW_STALE_EPOCH], 2);
+}
+
+/* The third life cycle begun anew within an hour is one too many; so is each after it. */
+static void test_flapping(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct declaration_result r;
+	char why[WHY_LEN];
+
+	taken_over(f);
+	for (uint64_t epoch = 8; epoch <= 12; epoch++) {
+		assert_int_equal(declare(f, PW_DRAIN, 0, NULL, &r, why), 0);
+		assert_int_equal(declare(f, PW_ACTIVE, epoch, NULL, &r, why), 0);
+		assert_int_equal(f->n_violations, epoch < 10 ? 0 : epoch - 9);
+	}
+	assert_int_equal(f->violations[0], PW_FLAPPING);
+	assert_int_equal(f->control.counters.flaps, 5);
+	assert_int_equal(
+		f->control.counters.phase_changes[PW_DRAIN][PW_ACTIVE][PW_SOURCE_API], 5);
+}
+
+/* Illegal moves of direct writers take effect, and are told of. */
+static void test_illegal_direct_writes(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct pw_declaration d = taken_over(f)->now;
+
+	d.phase = PW_INIT;
+	write_map(f, key_of(f->pid), d);
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	d.epoch = 6;
+	d.phase = PW_SHUTDOWN;
+	write_map(f, key_of(f->pid), d);
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	d.epoch = 7;
+	d.phase = PW_ACTIVE;
+	write_map(f, key_of(f->pid), d);
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	assert_int_equal(f->n_told, 3);
+	assert_int_equal(f->n_violations, 2);
+	assert_int_equal(f->violations[0], PW_BACKWARD);
+	assert_int_equal(f->violations[1], PW_STALE_EPOCH);
+	assert_int_equal(f->control.counters.reconciles, 3);
+}
+
+/* ---- what the kernel half does itself ---- */
+
+static struct pw_move_record moved(struct fixture *f, uint32_t phase)
+{
+	struct pw_move_record m = { .key = key_of(f->pid), .from = PW_ACTIVE, .signal = SIGTERM,
+		.by = { .pid = 1, .comm = "systemd" } };
+
+	assert_true(in_map(f, m.key, &m.now));
+	m.now.source = PW_SOURCE_SIGNAL;
+	declaration_enter(&m.now, phase, m.now.epoch, clock_boot_ns());
+	return m;
+}
+
+static void test_moved_by_a_signal(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct pw_move_record m;
+
+	taken_over(f);
+	m = moved(f, PW_DRAIN);
+	write_map(f, m.key, m.now);
+	/* its record will tell more of it than the map */
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	assert_int_equal(f->n_told, 0);
+	subjects_moved(f->s, &m);
+	assert_int_equal(f->n_told, 1);
+	assert_int_equal(f->told[0].from, PW_ACTIVE);
+	assert_int_equal(f->told[0].now.phase, PW_DRAIN);
+	assert_int_equal(f->told[0].now.source, PW_SOURCE_SIGNAL);
+	assert_string_equal(f->told[0].now.reason, "SIGTERM");
+	/* neither the map nor the record of a second program has news */
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	subjects_moved(f->s, &m);
+	assert_int_equal(f->n_told, 1);
+	assert_int_equal(f->control.counters.reconciles, 0);
+	assert_int_equal(f->n_violations, 0);
+}
+
+static void test_moved_and_its_record_lost(void **state)
+{
+	struct fixture *f = need_maps(state);
+	struct pw_move_record m;
+
+	taken_over(f);
+	m = moved(f, PW_DRAIN);
+	declaration_enter(&m.now, PW_DRAIN, m.now.epoch, clock_boot_ns() - 3 * NS_PER_S);
+	write_map(f, m.key, m.now);
+	assert_int_equal(subjects_reconcile(f->s), 0);
+	assert_int_equal(f->n_told, 1);
+	assert_int_equal(f->told[0].now.source, PW_SOURCE_SIGNAL);
+	assert_int_equal(f->control.counters.reconciles, 1);
 }
 
 /* What others wrote counts: the move is judged by it, and told first. */
@@ -760,6 +875,10 @@ int main(void)
 		TEST_WITH_MAPS(test_declare_the_same_again),
 		TEST_WITH_MAPS(test_declare_a_new_epoch),
 		TEST_WITH_MAPS(test_declare_refused),
+		TEST_WITH_MAPS(test_flapping),
+		TEST_WITH_MAPS(test_illegal_direct_writes),
+		TEST_WITH_MAPS(test_moved_by_a_signal),
+		TEST_WITH_MAPS(test_moved_and_its_record_lost),
 		TEST_WITH_MAPS(test_declare_after_a_direct_write),
 		TEST_WITH_MAPS(test_declare_nobody),
 		TEST_WITH_MAPS(test_declare_failure_leaves_nothing),
