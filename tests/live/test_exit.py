@@ -36,7 +36,7 @@ def test_exit(daemon, watch, actor, phase, how, connections):
         status = one.wait()
     (event,) = exits(watch.collect())
     assert event["process"]["pid"] == event["subject"]["id"] == one.pid
-    assert event["phase"] == phase
+    assert event["phase"] == ("DRAIN" if how == "SIGTERM" else phase)
     assert event["phase_age_ns"] > 0
     assert event["open_connections"] == connections
     assert event.get("code") == (status if status >= 0 else None)

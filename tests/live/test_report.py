@@ -92,7 +92,7 @@ def test_report(daemon, watch, listening, client, actor, server):
     assert counts_of(report) == {
         "arrivals": {"accepts": 24, "misrouted": 13, "grace": 0, "ignored": 0},
         "requests": {"misrouted": 6, "connections": 4, "total": 8},
-        "inflight": {"start": 11, "end": 20},
+        "inflight": {"start": 11, "start_tcp": 11, "end": 20, "end_tcp": 20 + 17},
         "abandoned": {"total": 20, "busy": 3, "fin": 18, "rst": 2},
         "backlog_dropped": 17,
         "refused": 3,
@@ -154,7 +154,7 @@ def test_report_of_a_clean_drain(daemon, watch, listening):
     assert counts_of(report) == {
         "arrivals": {"accepts": 3, "misrouted": 0, "grace": 0, "ignored": 0},
         "requests": {"misrouted": 0, "connections": 0, "total": 0},
-        "inflight": {"start": 3, "end": 0},
+        "inflight": {"start": 3, "start_tcp": 3, "end": 0, "end_tcp": 0},
         "abandoned": {"total": 0, "busy": 0, "fin": 0, "rst": 0},
         "backlog_dropped": 0,
         "refused": 0,

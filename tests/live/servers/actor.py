@@ -68,6 +68,7 @@ class Actor:
         self.kept = []  # more listeners
         self.connections = []
         self.children = []
+        self.controls = {}  # of forked actors, by pid
         self.passed = []  # descriptors that came with the last message
         self.lent = []  # descriptors that go with the next answer
 
@@ -251,6 +252,34 @@ class Actor:
         """Has a signal do nothing."""
         signal.signal(getattr(signal, name), lambda *_: None)
 
+    def block(self, name):
+        """A signal that is fetched by sigwait(2), say, or never."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name)])
+
+    def ignore(self, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    def kill(self, pid, name):
+        os.kill(pid, getattr(signal, name))
+
+    def fork_actor(self, new_session):
+        """A child that does what tell_child() has it do; its pid."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            if new_session:
+                os.setsid()
+            serve(Actor(), theirs)
+            os._exit(0)
+        theirs.close()
+        self.controls[pid] = ours
+        return pid
+
+    def tell_child(self, pid, method, *arguments):
+        self.controls[pid].send(json.dumps([method, *arguments]).encode())
+        return json.loads(self.controls[pid].recv(MESSAGE))
+
     def fork(self):
         """A child that does nothing."""
         pid = os.fork()
@@ -294,10 +323,7 @@ class Actor:
         os._exit(code)
 
 
-def main():
-    actor = Actor()
-    control = socket.socket(fileno=int(sys.argv[1]))
-    control.set_inheritable(False)
+def serve(actor, control):
     while True:
         message, actor.passed, _, _ = socket.recv_fds(control, MESSAGE, 253)
         if not message:
@@ -306,6 +332,12 @@ def main():
         answer = getattr(actor, method)(*arguments)
         socket.send_fds(control, [json.dumps(answer).encode()], actor.lent)
         actor.lent = []
+
+
+def main():
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    serve(Actor(), control)
 
 
 main()

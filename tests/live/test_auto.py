@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+"""run --auto: who listens is a subject, and nobody declares anything."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import expect
+import peers
+import pytest
+from conftest import KINDS
+from harness import DEADLINE, wait_until
+from peers import connect_and_ask
+from test_accept import seen_by
+
+
+@pytest.fixture
+def auto(own_daemon):
+    own_daemon.options = ["--auto"]
+    return own_daemon
+
+
+def moves(events, ident):
+    events = [e for e in expect.of_type(events, "phase") if e["subject"]["id"] == ident]
+    return [(e["from"], e["to"], e["source"]) for e in events]
+
+
+def of(events, pids):
+    return [e for e in events if e.get("subject", {}).get("id") in pids]
+
+
+# All of one listener; HAProxy's master keeps none when its worker runs.
+ONE_LISTENER = [kind for kind in KINDS if kind != "reuseport"]
+BEGAN = ("UNDECLARED", "ACTIVE", "listen")
+
+
+def listeners_of(daemon, pids):
+    """Those of these processes that are subjects."""
+    return sorted(set(daemon.subjects()) & set(pids))
+
+
+@pytest.mark.parametrize("kind", ONE_LISTENER)
+def test_server(auto, server, kind):
+    """One subject for the whole server, ACTIVE from its first moment on; then DRAIN by a signal."""
+    auto.start()
+    watch = auto.watch()
+    s = server(kind)
+    connect_and_ask("127.0.0.1", s.port, 23)
+    events = of(watch.collect(), [s.pid])
+    assert moves(events, s.pid) == [BEGAN]
+    assert expect.counted(events) == {}
+    assert auto.subject(s.pid)["accepts"] == 23
+    members = {s.pid, *peers.children(s.pid)}
+    assert listeners_of(auto, members) == [s.pid]
+    assert auto.subject(s.pid)["members"] == len(members)
+
+
+def test_workers_that_listen_each(auto, server):
+    """Their parent does not listen: each is a service of its own."""
+    auto.start()
+    watch = auto.watch()
+    s = server("reuseport")
+    workers = {c.acceptor for c in connect_and_ask("127.0.0.1", s.port, 23)}
+    assert listeners_of(auto, [s.pid, *peers.children(s.pid)]) == sorted(peers.children(s.pid))
+    assert workers <= peers.children(s.pid)
+    assert expect.counted(of(watch.collect(), workers)) == {}
+
+
+@pytest.mark.parametrize("kind", ONE_LISTENER)
+def test_server_older_than_the_daemon(auto, server, kind):
+    s = server(kind)
+    connect_and_ask("127.0.0.1", s.port, 5)
+    auto.start()
+    watch = auto.watch()
+    workers = peers.children(s.pid)
+    owner = workers.pop() if kind == "haproxy" else s.pid
+    members = {owner, *workers}
+    assert listeners_of(auto, {s.pid, *members}) == [owner]
+    shown = auto.subject(owner)
+    assert (shown["phase"], shown["subject"]["source"]) == ("ACTIVE", "listen")
+    assert shown["members"] == len(members)
+    auto.declare("DRAIN", owner)
+    made = connect_and_ask("127.0.0.1", s.port, 23)
+    expect.accepts(of(watch.collect(), [owner]), made, owner, seen_by=seen_by(kind))
+
+
+def test_sigterm_while_curl_goes_on(auto):
+    """An operator who declared nothing sees who still asks a server after its SIGTERM."""
+    auto.start()
+    watch = auto.watch()
+    port = peers.free_port()
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        wait_until(lambda: peers.listening(port), "the server listens")
+        outcomes = []
+
+        def curl():
+            done = subprocess.run(
+                ["curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/"], timeout=DEADLINE
+            )
+            outcomes.append(done.returncode)
+
+        for _ in range(7):
+            curl()
+        server.terminate()
+        for _ in range(11):
+            curl()
+        server.wait(DEADLINE)
+    # 7: could not connect
+    refused = outcomes.count(7)
+    assert set(outcomes) <= {0, 7, 56} and outcomes[:7] == [0] * 7 and refused > 0
+    events = of(watch.collect(), [server.pid])
+    assert moves(events, server.pid) == [BEGAN, ("ACTIVE", "DRAIN", "signal")]
+    kinds = expect.counted(events)
+    assert kinds["refused"] == refused
+    assert kinds["accept"] == len(outcomes) - 7 - refused
+    assert {e["client"]["comm"] for e in expect.of_type(events, "refused")} == {"curl"}
+    report = auto.report(server.pid)
+    assert report["reason"] == "SIGTERM"
+    assert report["refused"]["count"] == refused
+
+
+def test_nginx_quits(auto, server):
+    """What its workers accept after SIGQUIT to the master, which goes on as long as it has to."""
+    auto.start()
+    s = server("nginx")
+    watch = auto.watch()
+    connect_and_ask("127.0.0.1", s.port, 5)
+    os.kill(s.pid, signal.SIGQUIT)
+    s.process.wait(DEADLINE)
+    for _ in range(3):
+        peers.refuse("127.0.0.1", s.port)
+    events = of(watch.collect(), [s.pid])
+    assert expect.counted(events)["refused"] == 3
+    assert auto.report(s.pid)["reason"] == "SIGQUIT"
+
+
+def test_sessions_bound_a_tree(auto, actor):
+    """A login of sshd's is none of its workers: a child with a session of its own is none either,
+    and if it listens it is a subject of its own."""
+    auto.start()
+    one = actor()
+    one.port = one.call("listen", "127.0.0.1")
+    worker, login = one.call("fork_actor", False), one.call("fork_actor", True)
+    watch = auto.watch()
+    auto.declare("DRAIN", one.pid)
+    target = actor()
+    port = target.call("listen", "127.0.0.1")
+    for child in (worker, login):
+        one.call("tell_child", child, "connect", "127.0.0.1", port)
+    events = [e for e in watch.collect() if e["type"] == "connect"]
+    assert [e["process"]["pid"] for e in events] == [worker]
+    for child in (worker, login):
+        one.call("tell_child", child, "listen", "127.0.0.1")
+    assert listeners_of(auto, [one.pid, worker, login]) == sorted([one.pid, login])
+
+
+def test_declared_ones_stay_whole(auto, actor):
+    """Somebody has said what belongs together: sessions and listeners in it do not split it."""
+    auto.start()
+    one = actor()
+    auto.declare("INIT", one.pid)
+    login = one.call("fork_actor", True)
+    one.call("tell_child", login, "listen", "127.0.0.1")
+    assert listeners_of(auto, [one.pid, login]) == [one.pid]
+    assert auto.subject(one.pid)["phase"] == "INIT"
+
+
+def test_nobody_else(auto, actor):
+    """Who only connects is none, nor are the daemon and the host's first process."""
+    auto.start()
+    one, target = actor(), actor()
+    port = target.call("listen", "127.0.0.1")
+    assert one.call("connect", "127.0.0.1", port)["errno"] is None
+    assert listeners_of(auto, [one.pid, target.pid, auto.process.pid, 1]) == [target.pid]
+
+
+def test_without_auto(own_daemon, actor):
+    own_daemon.start()
+    one = actor()
+    one.call("listen", "127.0.0.1")
+    assert own_daemon.subjects() == {}
