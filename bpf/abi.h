@@ -230,6 +230,7 @@ struct pw_member {
 	__u32 reserved;
 };
 
+#define PW_SCOPE_SESSION (1ULL << 63) /* of a scope: a session's id, else a cgroup's */
 #define PW_ACTIVE_ON_LISTEN 1 /* from INIT */
 
 /* pw_stats: what a subject has seen since it was first declared. */

@@ -145,24 +145,27 @@ static __always_inline __u32 pw_wait_status(struct task_struct *task)
 
 static __always_inline int pw_left(struct task_struct *task, int is_freed)
 {
+	struct pw_subject_key key, of = { .kind = PW_KIND_PROCESS };
 	struct pw_exit_record *rec;
-	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_member *member;
 	struct pw_stats *stats;
-	__u32 tgid;
+	__u32 tgid = pw_tgid(task);
 
 	d = pw_subject_of(task, &key);
+	member = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (member && !pw_same_start(member->start_ns, pw_start_ns(task)))
+		member = 0;
+	if ((!d && !member) || !pw_claim_exit(tgid, pw_start_ns(task)))
+		return 0;
+	if (member) {
+		of.id = member->subject;
+		stats = bpf_map_lookup_elem(&pw_stats, &of);
+		if (stats)
+			pw_add(stats->members, -1);
+	}
 	if (!d)
 		return 0;
-	tgid = pw_tgid(task);
-	if (!pw_claim_exit(tgid, pw_start_ns(task)))
-		return 0;
-	member = bpf_map_lookup_elem(&pw_members, &tgid);
-	stats = bpf_map_lookup_elem(&pw_stats, &key);
-	if (stats && member && pw_same_start(member->start_ns, pw_start_ns(task)))
-		pw_add(stats->members, -1);
-
 	rec = pw_reserve(PW_EV_EXIT, sizeof(*rec));
 	if (!rec)
 		return 0;

@@ -48,8 +48,6 @@ static __always_inline void pw_identify_client(
 	BPF_CORE_READ_INTO(&c->comm, leader, comm);
 }
 
-#define PW_SCOPE_SESSION (1ULL << 63)
-
 /*
  * How far a tree of processes goes that nobody declared (--auto): as far as its cgroup, which is a
  * service's, a container's or a login's; where all are in the root cgroup, as far as its session.

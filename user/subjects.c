@@ -117,6 +117,26 @@ void subjects_free(struct subjects *s)
 	free(s);
 }
 
+/* As pw_scope() in bpf/task.h; 0: it is gone. */
+static uint64_t scope_of(const struct subjects *s, pid_t pid)
+{
+	char path[PATH_MAX];
+	struct proc_stat stat;
+	uint64_t id;
+
+	if (proc_cgroup2(pid, path, sizeof(path)) < 0 || proc_read(pid, &stat) < 0)
+		return 0;
+	if (strcmp(path, "/") == 0)
+		return PW_SCOPE_SESSION | (uint64_t)stat.session;
+	return cgroup_find(proc_names_cgroup_root(s->names), path, &id) < 0 ? 0 : id;
+}
+
+/* A member that went out of its tree's scope is none any more. */
+static bool in_scope(const struct subjects *s, pid_t pid, const struct pw_member *m)
+{
+	return !m->scope || scope_of(s, pid) == m->scope;
+}
+
 /* `pids` is the caller's to free. */
 static int members_of(
 	const struct subjects *s, const struct subject *subject, pid_t **pids, size_t *ret_n)
@@ -134,7 +154,7 @@ static int members_of(
 		pid = next;
 		more = bpf_map_get_next_key(s->k->members, &pid, &next) == 0;
 		if (bpf_map_lookup_elem(s->k->members, &pid, &m) < 0 ||
-			m.subject != subject->key.id)
+			m.subject != subject->key.id || !in_scope(s, pid, &m))
 			continue;
 		if (n == room) {
 			pid_t *larger = realloc(found, (room = room ? 2 * room : 64) * sizeof(*found));
@@ -799,29 +819,16 @@ void subjects_executed(struct subjects *s, const struct pw_process *p)
 	choose_name(s, subject, &stat);
 }
 
-/* As pw_scope() in bpf/task.h: of the same cgroup, or where that is the root of the same session. */
-static bool in_scope(pid_t a, pid_t b)
-{
-	char paths[2][PATH_MAX];
-	struct proc_stat of_a, of_b;
-
-	if (proc_cgroup2(a, paths[0], sizeof(paths[0])) < 0 ||
-		proc_cgroup2(b, paths[1], sizeof(paths[1])) < 0 || strcmp(paths[0], paths[1]) != 0)
-		return false;
-	return strcmp(paths[0], "/") != 0 ||
-	       (proc_read(a, &of_a) == 0 && proc_read(b, &of_b) == 0 &&
-		       of_a.session == of_b.session);
-}
-
 /* The topmost of its ancestors in scope that listens as well. */
-static pid_t root_of(pid_t pid, const pid_t *listening, size_t n)
+static pid_t root_of(struct subjects *s, pid_t pid, const pid_t *listening, size_t n)
 {
-	struct proc_stat stat;
+	uint64_t scope = scope_of(s, pid);
 	pid_t root = pid, at = pid;
+	struct proc_stat stat;
 
 	for (int i = 0; i < ANCESTORS_MAX && proc_read(at, &stat) == 0; i++) {
 		at = stat.ppid;
-		if (at <= 1 || !in_scope(at, pid))
+		if (at <= 1 || scope_of(s, at) != scope)
 			break;
 		if (bsearch(&at, listening, n, sizeof(at), compare_pids))
 			root = at;
@@ -857,7 +864,7 @@ static bool has_subject(struct subjects *s, pid_t pid)
 	uint32_t tgid = pid;
 
 	if (find(s, &key) || (bpf_map_lookup_elem(s->k->members, &tgid, &m) == 0 &&
-				     (!m.scope || in_scope(pid, m.subject))))
+				     in_scope(s, pid, &m)))
 		return true;
 	if (proc_cgroup2(pid, in.path, sizeof(in.path)) == 0)
 		subjects_for_each(s, look_in_cgroup, &in);
@@ -875,7 +882,7 @@ int subjects_find_listeners(struct subjects *s)
 
 	err = kernel_who_listens(s->k, &pids, &n);
 	for (size_t i = 0; !err && i < n; i++) {
-		r.pid = r.by_pid = root_of(pids[i], pids, n);
+		r.pid = r.by_pid = root_of(s, pids[i], pids, n);
 		if (r.pid == 1 || r.pid == getpid() || has_subject(s, r.pid))
 			continue;
 		err = subjects_declare(s, &r, &result, why);
@@ -889,15 +896,20 @@ int subjects_find_listeners(struct subjects *s)
 
 static bool anybody_left(struct subjects *s, const struct subject *subject)
 {
+	bool is_cgroup = subject->key.kind == PW_KIND_CGROUP, any;
+	_cleanup_(freep) pid_t *pids = NULL;
 	struct proc_stat stat;
 	struct pw_stats stats;
+	size_t n = 0;
 
-	if (subjects_stats(s, subject, &stats) == 0 && stats.members > 0)
-		return true;
+	any = subjects_stats(s, subject, &stats) == 0 && stats.members > 0;
 	/* in an empty cgroup a service may yet be started */
-	if (subject->key.kind == PW_KIND_CGROUP && subject->now.phase >= PW_DRAIN)
-		return false;
-	return look_up(s, &subject->key, subject->now.start_ns, &stat) != -ESRCH;
+	if (is_cgroup && (any || subject->now.phase >= PW_DRAIN))
+		return any;
+	if (look_up(s, &subject->key, subject->now.start_ns, &stat) != -ESRCH)
+		return true;
+	/* of those who are counted some may have left its scope */
+	return any && (members_of(s, subject, &pids, &n) < 0 || n > 0);
 }
 
 struct gone {

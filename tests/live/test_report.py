@@ -171,6 +171,7 @@ def test_report_of_many_processes(daemon, server):
     daemon.declare("DRAIN", s.pid)
     made = connect_and_ask("127.0.0.1", s.port, 31)
     os.kill(s.pid, signal.SIGKILL)
+    s.process.wait()
     for worker in workers:
         os.kill(worker, signal.SIGTERM)
     report = daemon.report(s.pid)
