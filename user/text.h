@@ -4,14 +4,9 @@
 #define PW_TEXT_H
 
 #include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 
-/*
- * Length of the UTF-8 sequence at `s` (len > 0 bytes) and its code point; 0 if it is none: cut off,
- * overlong, a surrogate, or beyond U+10FFFF.
- */
-size_t utf8_decode(const unsigned char *s, size_t len, uint32_t *ret);
+#include "utf8.h"
 
 /*
  * Text with each byte of a control or direction-changing character, of invalid UTF-8, and each
