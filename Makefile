@@ -2,12 +2,13 @@
 #
 #   make demo    installs what it lacks, builds, and shows the main job on HAProxy and nginx
 #   make test    the same, and runs all tests
-#   make build   builds build/phasewatch only
+#   make build   builds build/phasewatch and the client library only
 #   make test-kernels [KERNELS="5.10 6.1 ..."]   boots Debian kernels under QEMU and tests there
 #   make install PREFIX=/usr/local
 
 VERSION := 0.1.0
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
 B := build
 
 CC := gcc
@@ -24,6 +25,10 @@ INCLUDES := -I. -Iinclude -Iuser -I$(B)
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' $(WARNINGS) $(INCLUDES) \
 	$(shell $(PKG_CONFIG) --cflags $(PACKAGES)) $(CFLAGS)
 LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lelf -lz
+# What services link with: libc only, and no names but its own.
+LIB := libphasewatch
+LIB_SO := $(LIB).so.0
+LIB_CFLAGS = -std=c11 -D_GNU_SOURCE -fPIC $(WARNINGS) -Iinclude -Iuser $(CFLAGS)
 
 # The instruction set of 5.10: v3 without the atomics that are used only where the hook needs 6.3.
 BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter \
@@ -34,7 +39,7 @@ BPF_OBJECTS := $(patsubst %.c,$(B)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.
 OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c))
 UNIT_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
 
-.PHONY: demo test test-kernels build unit install clean
+.PHONY: demo test test-kernels build lib unit install clean
 .DELETE_ON_ERROR:
 
 demo:
@@ -50,7 +55,7 @@ test:
 	@$(MAKE) --no-print-directory -s build unit
 	@tests/run
 
-build: $(B)/phasewatch
+build: $(B)/phasewatch lib
 
 $(B)/phasewatch: $(OBJECTS)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -67,18 +72,39 @@ $(B)/pw.bpf.o: $(BPF_OBJECTS)
 $(B)/bpf/%.o: bpf/%.c | $(B)/bpf
 	$(CLANG) $(BPF_CFLAGS) -MMD -MP -c -o $@ $<
 
+lib: $(B)/$(LIB).a $(B)/$(LIB_SO)
+
+$(B)/$(LIB).a: $(B)/lib/client.o
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/$(LIB_SO): $(B)/lib/client.o lib/exports.map
+	$(CC) -shared -Wl,-soname,$(LIB_SO) -Wl,--version-script=lib/exports.map -Wl,-z,defs \
+		$(CFLAGS) $(LDFLAGS) -o $@ $<
+
+$(B)/lib/%.o: lib/%.c | $(B)/lib
+	$(CC) $(LIB_CFLAGS) -MMD -MP -c -o $@ $<
+
 unit: $(UNIT_TESTS)
 
-# A unit test sees the whole program but its main().
-$(B)/tests/unit/%: tests/unit/%.c $(filter-out $(B)/user/main.o,$(OBJECTS)) | $(B)/tests/unit
+# A unit test sees the whole program but its main(), and the client library.
+$(B)/tests/unit/%: tests/unit/%.c $(filter-out $(B)/user/main.o,$(OBJECTS)) $(B)/lib/client.o \
+		| $(B)/tests/unit
 	$(CC) $(ALL_CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $(filter %.c %.o,$^) $(LIBS) -lcmocka -lpthread
 
-$(B)/user $(B)/bpf $(B)/tests/unit:
+$(B)/user $(B)/bpf $(B)/lib $(B)/tests/unit:
 	@mkdir -p $@
 
 install: build
 	install -D -m 755 $(B)/phasewatch $(DESTDIR)$(PREFIX)/bin/phasewatch
-	install -D -m 644 include/phasewatch/phase.h $(DESTDIR)$(PREFIX)/include/phasewatch/phase.h
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/include/phasewatch include/phasewatch/*.h
+	install -D -m 644 -t $(DESTDIR)$(LIBDIR) $(B)/$(LIB).a
+	install -m 755 $(B)/$(LIB_SO) $(DESTDIR)$(LIBDIR)/$(LIB).so.$(VERSION)
+	ln -sf $(LIB).so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(LIB_SO)
+	ln -sf $(LIB_SO) $(DESTDIR)$(LIBDIR)/$(LIB).so
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig
+	sed 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@VERSION@|$(VERSION)|' \
+		lib/phasewatch.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/phasewatch.pc
 
 clean:
 	rm -rf $(B)

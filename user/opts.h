@@ -40,12 +40,12 @@
 #include <stdio.h>
 
 #include "names.h"
+#include "phasewatch/client.h"
 
 #define NS_PER_US UINT64_C(1000)
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
 
-#define PW_SOCKET "/run/phasewatch/phasewatch.sock"
 #define PID_MAX 4194304 /* PID_MAX_LIMIT of 64-bit kernels */
 
 enum opt_kind {
