@@ -45,7 +45,7 @@ extern "C" {
  *   -EINVAL     an argument is out of range, or `reason` is too long or not UTF-8
  *   -ETIMEDOUT  no answer in time; the declaration may take effect yet
  *   -EPROTO     the answer is cut off, or not phasewatch's
- *   -EIO        the daemon failed at it
+ *   -EIO        the daemon could not do it: pw_last_error() says why
  *   another negative errno of socket(2) or connect(2), such as -EACCES, -ENAMETOOLONG, -EMFILE
  */
 int pw_declare(enum pw_phase phase, uint64_t epoch, const char *reason);
