@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -46,6 +47,37 @@ def public(directories):
     shutil.copy(harness.BINARY, directory / "phasewatch")
     shutil.copytree(harness.SERVERS, directory / "servers")
     return directory
+
+
+@dataclasses.dataclass
+class Installed:
+    """What `make install` makes of the client library, in a directory that is no system's."""
+
+    root: Path
+
+    @property
+    def lib(self):
+        return self.root / "usr/local/lib"
+
+    @property
+    def environment(self):
+        """For compilers and for what they make."""
+        return {
+            **os.environ,
+            "PKG_CONFIG_SYSROOT_DIR": str(self.root),
+            "PKG_CONFIG_PATH": str(self.lib / "pkgconfig"),
+            "LD_LIBRARY_PATH": str(self.lib),
+        }
+
+
+@pytest.fixture(scope="session")
+def installed(directories):
+    made = Installed(Path(directories()))
+    subprocess.run(
+        ["make", "-s", "-C", harness.REPO, "install", f"DESTDIR={made.root}", "PREFIX=/usr/local"],
+        check=True,
+    )
+    return made
 
 
 @pytest.fixture(scope="session")
