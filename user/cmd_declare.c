@@ -5,25 +5,20 @@
 #include "client.h"
 #include "commands.h"
 #include "compact.h"
+#include "target.h"
 #include "text.h"
 #include "phasewatch/phase.h"
 #include "util.h"
 
 struct declare {
-	const char *socket, *reason, *cgroup;
+	const char *socket, *reason;
+	struct target target;
 	uint64_t epoch;
-	uint32_t pid;
-	bool self, quiet;
+	bool quiet;
 };
 
 static const struct opt options[] = {
-	OPT_U32(struct declare, pid, .name = "pid", .metavar = "N", .min = 1, .max = PID_MAX,
-		.help = "the process, with its descendants"),
-	OPT_STRING(struct declare, cgroup, .name = "cgroup", .metavar = "PATH", .min = 1,
-		.max = 4095,
-		.help = "a cgroup with its subtree: a container, a pod, a unit; root only"),
-	OPT_FLAG(struct declare, self, .name = "self",
-		.help = "the process that runs this command, such as a shell script (default)"),
+	OPT_TARGET(struct declare, target),
 	OPT_U64(struct declare, epoch, .name = "epoch", .metavar = "N", .min = 1, .max = INT64_MAX,
 		.help = "generation of its life cycle; one lower than that in force is refused"),
 	OPT_STRING(struct declare, reason, .name = "reason", .metavar = "TEXT", .min = 1,
@@ -50,19 +45,15 @@ static void json_freep(json_t **json)
 	json_decref(*json);
 }
 
-/* The request's body, owned by the caller. NULL: no memory, or the reason is not UTF-8. */
+/* The request's body, owned by the caller. NULL: no memory, or a text is not UTF-8. */
 static char *make_body(const struct declare *o, int phase)
 {
 	_cleanup_(json_freep) json_t *body = json_object();
 	int r = json_object_set_new(
 		body, "phase", json_string(names_name(&declared_phase_names, phase)));
 
-	if (!r && o->pid)
-		r = json_object_set_new(body, "pid", json_integer(o->pid));
-	else if (!r && o->cgroup)
-		r = json_object_set_new(body, "cgroup", json_string(o->cgroup));
-	else if (!r)
-		r = json_object_set_new(body, "parent", json_true());
+	if (!r)
+		r = target_add(&o->target, body);
 	if (!r && o->epoch)
 		r = json_object_set_new(body, "epoch", json_integer(o->epoch));
 	if (!r && o->reason)
@@ -134,10 +125,8 @@ int cmd_declare(int argc, char **argv)
 			args.values[0]);
 		return PW_EXIT_USAGE;
 	}
-	if (!!o.pid + o.self + !!o.cgroup > 1) {
-		log_error("--pid, --self and --cgroup exclude each other: give one of them");
+	if (!target_check(&o.target))
 		return PW_EXIT_USAGE;
-	}
 	body = make_body(&o, phase);
 	if (!body) {
 		log_error("--reason, --cgroup: expected text in UTF-8");

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What a command's declaration is for: its options, and the request's fields that they become. Without
+ * any it is the process that runs the command.
+ */
+#ifndef PW_TARGET_H
+#define PW_TARGET_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "opts.h"
+
+struct target {
+	uint32_t pid;
+	const char *cgroup;
+	bool self;
+};
+
+/* Rows of a table; `field` is a struct target. */
+#define OPT_TARGET(type, field)                                                                    \
+	OPT_U32(type, field.pid, .name = "pid", .metavar = "N", .min = 1, .max = PID_MAX,          \
+		.help = "the process, with its descendants"),                                      \
+	OPT_STRING(type, field.cgroup, .name = "cgroup", .metavar = "PATH", .min = 1, .max = 4095, \
+		.help = "a cgroup with its subtree: a container, a pod, a unit; root only"),       \
+	OPT_FLAG(type, field.self, .name = "self",                                                 \
+		.help = "the process that runs this command, such as a shell script (default)")
+
+/* False, and logged: several are given. */
+bool target_check(const struct target *target);
+
+/* Adds it to a request's body. Negative: no memory, or the text is not UTF-8. */
+int target_add(const struct target *target, json_t *body);
+
+#endif /* PW_TARGET_H */
