@@ -32,7 +32,7 @@ static int open_root(const char *path)
 	return fd < 0 ? -errno : check_root(fd);
 }
 
-static int open_mounted(void)
+static int open_mounted(const char *type, const char *option)
 {
 	FILE *mounts = setmntent("/proc/self/mounts", "re");
 	struct mntent *m;
@@ -41,7 +41,7 @@ static int open_mounted(void)
 	if (!mounts)
 		return -errno;
 	while (fd < 0 && (m = getmntent(mounts)))
-		if (strcmp(m->mnt_type, "cgroup2") == 0)
+		if (strcmp(m->mnt_type, type) == 0 && (!option || hasmntopt(m, option)))
 			fd = open_root(m->mnt_dir);
 	endmntent(mounts);
 	return fd;
@@ -64,9 +64,14 @@ static int open_detached(void)
 
 int mounts_open_cgroup2(void)
 {
-	int fd = open_mounted();
+	int fd = open_mounted("cgroup2", NULL);
 
 	return fd >= 0 ? fd : open_detached();
+}
+
+int mounts_open_systemd(void)
+{
+	return open_mounted("cgroup", "name=systemd");
 }
 
 int mounts_ensure_bpffs(void)

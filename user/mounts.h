@@ -10,6 +10,12 @@
  */
 int mounts_open_cgroup2(void);
 
+/*
+ * The same of the v1 hierarchy in which systemd keeps its units where cgroup v2 does not have all that
+ * is (hybrid hosts). Negative errno; -ENOENT: there is none.
+ */
+int mounts_open_systemd(void);
+
 /* Mounts a BPF file system on /sys/fs/bpf unless one is there. Negative errno. */
 int mounts_ensure_bpffs(void);
 

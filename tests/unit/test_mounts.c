@@ -130,6 +130,38 @@ static void test_cgroup2_elsewhere(void **state)
 	in_own_mounts(cgroup2_elsewhere);
 }
 
+/* Of v1 hierarchies, that with the name, and only its root. */
+static int systemd_elsewhere(void)
+{
+	char dir[] = "/tmp/phasewatch test XXXXXX";
+	struct statfs fs;
+	struct stat st;
+	int fd, err = 0;
+
+	unmount_all("cgroup");
+	if (mounts_open_systemd() != -ENOENT)
+		return 1;
+	if (!mkdtemp(dir))
+		return SKIPPED;
+	if (mount("none", dir, "cgroup", 0, "none,name=systemd") < 0)
+		err = SKIPPED;
+	if (!err) {
+		fd = mounts_open_systemd();
+		err = fd < 0 ? 2 :
+		      fstatfs(fd, &fs) < 0 || (unsigned long)fs.f_type != CGROUP_SUPER_MAGIC ? 3 :
+		      fstat(fd, &st) < 0 || st.st_ino != 1 || fcntl(fd, F_GETFD) != FD_CLOEXEC ? 4 :
+												0;
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	return err;
+}
+
+static void test_systemd_elsewhere(void **state)
+{
+	in_own_mounts(systemd_elsewhere);
+}
+
 /* A part of the hierarchy that is bound in front of the root is not taken for it. */
 static int cgroup2_partly_bound(void)
 {
@@ -227,6 +259,7 @@ int main(void)
 		cmocka_unit_test(test_cgroup2),
 		cmocka_unit_test(test_cgroup2_not_mounted),
 		cmocka_unit_test(test_cgroup2_elsewhere),
+		cmocka_unit_test(test_systemd_elsewhere),
 		cmocka_unit_test(test_cgroup2_partly_bound),
 		cmocka_unit_test(test_in_a_cgroup_namespace),
 		cmocka_unit_test(test_bpffs),
