@@ -7,8 +7,6 @@
 #include <sys/un.h>
 
 #include "client.h"
-#include "compact.h"
-#include "text.h"
 #include "opts.h"
 #include "util.h"
 
@@ -342,23 +340,14 @@ int client_failed(const struct client_request *request, int error)
 	}
 }
 
-/* What the daemon says may repeat hostile text, hence the escapes. */
 static void log_refusal(const struct client *client, const json_t *answer)
 {
-	const json_t *error = json_object_get(answer, "error");
-	_cleanup_(freep) char *text = NULL;
-	_cleanup_(fclosep) FILE *out = NULL;
-	size_t size;
+	const char *error = json_string_value(json_object_get(answer, "error"));
 
-	if (json_is_string(error))
-		out = open_memstream(&text, &size);
-	if (!out) {
+	if (error)
+		log_error("%s", error);
+	else
 		log_error("the daemon answered with HTTP status %d", client->status);
-		return;
-	}
-	put_text(out, json_string_value(error), json_string_length(error));
-	if (!fflush(out))
-		log_error("%s", text);
 }
 
 static int status_exit_code(int status)
