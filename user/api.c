@@ -75,7 +75,7 @@ static void reply_error(struct evhttp_request *req, int status, const char *fmt,
 static void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
-	char text[512];
+	char text[WHY_LEN];
 	va_list args;
 
 	va_start(args, fmt);
@@ -107,19 +107,33 @@ static pid_t parent_of(pid_t pid)
 static int parse_target(json_t *body, const struct ucred *peer, struct declaration_request *r,
 	char *why, size_t len)
 {
-	json_t *pid = json_object_get(body, "pid"), *cgroup = json_object_get(body, "cgroup");
+	json_t *pid = json_object_get(body, "pid"), *cgroup = NULL;
 	bool self = json_is_true(json_object_get(body, "self"));
 	bool parent = json_is_true(json_object_get(body, "parent"));
+	int given = !!pid + self + parent;
 
-	if (!!pid + !!cgroup + self + parent != 1)
+	for (enum select_by by = 0; by < SELECT_WAYS; by++) {
+		json_t *value = json_object_get(body, names_name(&select_names, by));
+
+		if (!value)
+			continue;
+		given++;
+		cgroup = value;
+		r->by = by;
+	}
+	if (given != 1)
 		return fail_with(why, len, -EINVAL,
-			"give one of \"pid\": N, \"self\": true, \"parent\": true or \"cgroup\": PATH");
+			"give one of \"pid\": N, \"self\": true, \"parent\": true, \"cgroup\": PATH, "
+			"\"unit\": NAME, \"container\": ID or \"pod\": NAMESPACE/NAME");
 	if (pid && (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
 			   json_integer_value(pid) > PID_MAX))
 		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
 			PID_MAX);
 	if (cgroup && !json_string_length(cgroup))
-		return fail_with(why, len, -EINVAL, "\"cgroup\" is to be a path");
+		return fail_with(why, len, -EINVAL, "\"%s\" is to be a text",
+			names_name(&select_names, r->by));
+	if (cgroup && r->active_on_listen)
+		return fail_with(why, len, -EINVAL, "\"active_on_listen\" goes with a process");
 	r->cgroup = json_string_value(cgroup);
 	r->pid = self ? peer->pid : parent ? parent_of(peer->pid) : json_integer_value(pid);
 	if (!cgroup && r->pid <= 0)
@@ -129,8 +143,8 @@ static int parse_target(json_t *body, const struct ucred *peer, struct declarati
 
 static int parse_declaration(json_t *body, struct declaration_request *r, char *why, size_t len)
 {
-	static const char *const keys[] = {
-		"phase", "pid", "self", "parent", "cgroup", "epoch", "reason", "active_on_listen" };
+	static const char *const keys[] = { "phase", "pid", "self", "parent", "cgroup", "unit",
+		"container", "pod", "epoch", "reason", "active_on_listen" };
 	json_t *listen = json_object_get(body, "active_on_listen");
 	json_t *epoch = json_object_get(body, "epoch"), *reason = json_object_get(body, "reason");
 	const char *phase = json_string_value(json_object_get(body, "phase")), *key;
@@ -143,9 +157,8 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 			known |= strcmp(key, keys[i]) == 0;
 		if (!known)
 			return fail_with(why, len, -EINVAL,
-				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, epoch, reason, "
-				"active_on_listen",
-				key);
+				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, unit, "
+				"container, pod, epoch, reason, active_on_listen", key);
 	}
 	if (!phase || names_parse(&declared_phase_names, phase) < 0)
 		return fail_with(why, len, -EINVAL,
@@ -162,7 +175,7 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 	r->reason = json_string_value(reason);
 	r->active_on_listen = json_is_true(listen);
 	if (listen && (!json_is_boolean(listen) ||
-			      (r->active_on_listen && (r->phase != PW_INIT || json_object_get(body, "cgroup")))))
+			      (r->active_on_listen && r->phase != PW_INIT)))
 		return fail_with(why, len, -EINVAL,
 			"\"active_on_listen\" is to be true or false, and goes with INIT of a process");
 	return 0;
@@ -196,6 +209,8 @@ static int status_of(int err)
 		return 404;
 	case -ESTALE:
 		return 409;
+	case -ENOTUNIQ:
+		return 422;
 	default:
 		return 500;
 	}

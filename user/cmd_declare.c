@@ -129,7 +129,7 @@ int cmd_declare(int argc, char **argv)
 		return PW_EXIT_USAGE;
 	body = make_body(&o, phase);
 	if (!body) {
-		log_error("--reason, --cgroup: expected text in UTF-8");
+		log_error("expected text in UTF-8");
 		return PW_EXIT_USAGE;
 	}
 	return declare(&o, body);

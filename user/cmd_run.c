@@ -39,6 +39,7 @@ struct run_options {
 	const char *listen;
 	const char *pin_dir;
 	const char *signals;
+	const char *pod_logs;
 	uint64_t grace_ns;
 	uint32_t flaps;
 	bool listeners_are_subjects;
@@ -59,6 +60,9 @@ static const struct opt run_table[] = {
 		.help = "serve metrics and events, read only, over TCP; \"\" for not at all"),
 	OPT_STRING(struct run_options, pin_dir, .name = "pin-dir", .metavar = "DIR", .min = 1,
 		.max = 255, .fallback = PW_PIN_DIR, .help = "pin maps and links here"),
+	OPT_STRING(struct run_options, pod_logs, .name = "pod-logs", .metavar = "DIR", .min = 1,
+		.max = 255, .fallback = PW_POD_LOGS,
+		.help = "the kubelet's logs of pods, which tell their names"),
 	OPT_DURATION(struct run_options, grace_ns, .name = "grace", .metavar = "TIME",
 		.fallback = "0", .max = 3600 * NS_PER_S,
 		.help = "arrivals this soon after DRAIN are still expected"),
@@ -515,7 +519,8 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	d->base = event_base_new();
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
 		drains_new(&d->drains) < 0 ||
-		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, &listener) < 0 ||
+		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, o->pod_logs,
+			&listener) < 0 ||
 		declare_new(&d->declare, d->subjects) < 0 ||
 		start_loop(d) < 0)
 		return -ENOMEM;

@@ -66,8 +66,8 @@ static int check_may(const struct declarer *who, const struct declaration_reques
 {
 	if (r->cgroup && who->uid != 0)
 		return fail_with(why, WHY_LEN, -EPERM,
-			"process %d (uid %u) may not declare for cgroup %.128s; only root may",
-			who->pid, who->uid, r->cgroup);
+			"process %d (uid %u) may not declare for %s %.128s; only root may",
+			who->pid, who->uid, names_name(&select_names, r->by), r->cgroup);
 	if (!r->cgroup && !declare_may(who, r->pid))
 		return fail_with(why, WHY_LEN, -EPERM,
 			"process %d is not yours: process %d (uid %u) may declare for itself, its descendants and "

@@ -9,6 +9,7 @@
 
 #include "cgroup.h"
 #include "clock.h"
+#include "mounts.h"
 #include "names.h"
 #include "opts.h"
 #include "subjects.h"
@@ -23,6 +24,7 @@ struct subjects {
 	void *tree; /* of struct subject, by key */
 	struct kernel *k;
 	struct proc_names *names;
+	const char *pod_logs;
 	struct subjects_listener listener;
 	size_t flaps_allowed;
 	unsigned int scan; /* number of the reconciliation */
@@ -98,14 +100,14 @@ static void forget(struct subjects *s, struct subject *subject)
 }
 
 int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names, size_t flaps,
-	const struct subjects_listener *listener)
+	const char *pod_logs, const struct subjects_listener *listener)
 {
 	struct subjects *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return -ENOMEM;
-	*s = (struct subjects){ .k = k, .names = names, .flaps_allowed = flaps,
-		.listener = *listener };
+	*s = (struct subjects){ .k = k, .names = names, .pod_logs = pod_logs,
+		.flaps_allowed = flaps, .listener = *listener };
 	*ret = s;
 	return 0;
 }
@@ -245,10 +247,9 @@ static void choose_name(struct subjects *s, struct subject *subject, const struc
 
 	if (subject->key.kind == PW_KIND_CGROUP) {
 		const char *cgroup = proc_names_cgroup(s->names, subject->key.id);
-		const char *last = cgroup ? strrchr(cgroup, '/') : NULL;
 
-		if (last)
-			snprintf(subject->name, sizeof(subject->name), "%s", last[1] ? last + 1 : last);
+		if (cgroup)
+			select_name(cgroup, s->pod_logs, subject->name, sizeof(subject->name));
 		return;
 	}
 
@@ -700,19 +701,33 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	return 0;
 }
 
+static int resolve_cgroup(
+	struct subjects *s, const struct declaration_request *r, uint64_t *id, char why[static WHY_LEN])
+{
+	int root = proc_names_cgroup_root(s->names), err;
+	_cleanup_(closep) int systemd = -1;
+
+	if (r->by != SELECT_PATH) {
+		systemd = mounts_open_systemd();
+		return select_cgroup(&(struct select_roots){ root, systemd, s->pod_logs }, r->by, r->cgroup,
+			id, why, WHY_LEN);
+	}
+	err = cgroup_find(root, r->cgroup, id);
+	return !err ? 0 :
+		      fail_with(why, WHY_LEN, -ESRCH, "there is no cgroup %.128s: %s", r->cgroup,
+			      strerror(-err));
+}
+
 /* The key and the start time of what is to be declared; `stat` only of a process. */
 static int resolve(struct subjects *s, const struct declaration_request *r,
 	struct pw_subject_key *key, struct proc_stat *stat, char why[static WHY_LEN])
 {
-	uint64_t id = 0;
-	int err;
-
 	if (r->cgroup) {
-		err = cgroup_find(proc_names_cgroup_root(s->names), r->cgroup, &id);
+		uint64_t id = 0;
+		int err = resolve_cgroup(s, r, &id, why);
+
 		*key = (struct pw_subject_key){ .kind = PW_KIND_CGROUP, .id = id };
-		return !err ? 0 :
-			      fail_with(why, WHY_LEN, -ESRCH, "there is no cgroup %.128s: %s",
-				      r->cgroup, strerror(-err));
+		return err;
 	}
 	*key = (struct pw_subject_key){ .kind = PW_KIND_PROCESS, .id = r->pid };
 	if (proc_read(r->pid, stat) < 0)

@@ -17,6 +17,7 @@
 #include "event.h"
 #include "kernel.h"
 #include "proc.h"
+#include "select.h"
 
 #define SUBJECT_NAME_LEN 64
 /* Life cycles that a subject may begin anew within an hour: `run --flaps`. */
@@ -25,7 +26,7 @@
 struct subject {
 	struct pw_subject_key key;
 	struct pw_declaration now;
-	char name[SUBJECT_NAME_LEN]; /* its systemd unit, or else its comm or the cgroup's name */
+	char name[SUBJECT_NAME_LEN]; /* its unit, container or pod, or else its comm or the cgroup's name */
 	unsigned int seen; /* the last reconciliation that found it in the map */
 	bool ending;	   /* nobody is left; forgotten at the next reconciliation */
 	uint64_t flaps[SUBJECT_FLAPS_MAX]; /* when it began one anew, the last ones */
@@ -43,15 +44,19 @@ struct subjects_listener {
 	void *arg;
 };
 
-/* `flaps`: how many life cycles begun anew within an hour are fine, 1 to SUBJECT_FLAPS_MAX. */
+/*
+ * `flaps`: how many life cycles begun anew within an hour are fine, 1 to SUBJECT_FLAPS_MAX. `pod_logs`:
+ * select.h; it has to outlive them.
+ */
 int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names, size_t flaps,
-	const struct subjects_listener *listener);
+	const char *pod_logs, const struct subjects_listener *listener);
 void subjects_free(struct subjects *s);
 
 struct declaration_request {
 	uint32_t phase;
 	pid_t pid;	    /* what it is for: a process, or if 0 */
-	const char *cgroup; /* a cgroup's path */
+	const char *cgroup; /* a cgroup, as `by` says: its path, or the unit, container or pod */
+	enum select_by by;
 	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
 	bool active_on_listen; /* with INIT, of a process: ACTIVE as soon as it listens */
@@ -67,11 +72,12 @@ struct declaration_result {
 	int64_t members;
 };
 
-#define WHY_LEN 256
+#define WHY_LEN 1024
 
 /*
- * -ESRCH: no such process or cgroup; -EPERM: not the caller's; -ESTALE: old epoch or backward move; -EINVAL:
- * no such phase; or what the kernel said. Then nothing has changed and `why` has a sentence.
+ * -ESRCH: no such process or cgroup; -ENOTUNIQ: several such cgroups; -EPERM: not the caller's; -ESTALE:
+ * old epoch or backward move; -EINVAL: no such phase; or what the kernel said. Then nothing has changed
+ * and `why` has a sentence.
  */
 int subjects_declare(struct subjects *s, const struct declaration_request *request,
 	struct declaration_result *ret, char why[static WHY_LEN]);

@@ -4,9 +4,13 @@
 
 bool target_check(const struct target *t)
 {
-	if (!!t->pid + t->self + !!t->cgroup <= 1)
+	int given = !!t->pid + t->self;
+
+	for (int by = 0; by < SELECT_WAYS; by++)
+		given += !!t->cgroup[by];
+	if (given <= 1)
 		return true;
-	log_error("--pid, --self and --cgroup exclude each other: give one of them");
+	log_error("--pid, --cgroup, --unit, --container, --pod, --self exclude each other: give one");
 	return false;
 }
 
@@ -14,7 +18,9 @@ int target_add(const struct target *t, json_t *body)
 {
 	if (t->pid)
 		return json_object_set_new(body, "pid", json_integer(t->pid));
-	if (t->cgroup)
-		return json_object_set_new(body, "cgroup", json_string(t->cgroup));
+	for (int by = 0; by < SELECT_WAYS; by++)
+		if (t->cgroup[by])
+			return json_object_set_new(
+				body, names_name(&select_names, by), json_string(t->cgroup[by]));
 	return json_object_set_new(body, "parent", json_true());
 }

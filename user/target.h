@@ -11,10 +11,11 @@
 #include <stdint.h>
 
 #include "opts.h"
+#include "select.h"
 
 struct target {
 	uint32_t pid;
-	const char *cgroup;
+	const char *cgroup[SELECT_WAYS];
 	bool self;
 };
 
@@ -22,8 +23,15 @@ struct target {
 #define OPT_TARGET(type, field)                                                                    \
 	OPT_U32(type, field.pid, .name = "pid", .metavar = "N", .min = 1, .max = PID_MAX,          \
 		.help = "the process, with its descendants"),                                      \
-	OPT_STRING(type, field.cgroup, .name = "cgroup", .metavar = "PATH", .min = 1, .max = 4095, \
-		.help = "a cgroup with its subtree: a container, a pod, a unit; root only"),       \
+	OPT_STRING(type, field.cgroup[SELECT_PATH], .name = "cgroup", .metavar = "PATH",           \
+		.min = 1, .max = 4095, .help = "a cgroup with its subtree (root only)"),           \
+	OPT_STRING(type, field.cgroup[SELECT_UNIT], .name = "unit", .metavar = "NAME", .min = 1,   \
+		.max = 255, .help = "a systemd unit, such as nginx (root only)"),                  \
+	OPT_STRING(type, field.cgroup[SELECT_CONTAINER], .name = "container", .metavar = "ID",     \
+		.min = 4, .max = 127,                                                              \
+		.help = "a container, by its id or the first digits of it (root only)"),           \
+	OPT_STRING(type, field.cgroup[SELECT_POD], .name = "pod", .metavar = "NS/NAME", .min = 3,  \
+		.max = 255, .help = "a Kubernetes pod on this node (root only)"),                  \
 	OPT_FLAG(type, field.self, .name = "self",                                                 \
 		.help = "the process that runs this command, such as a shell script (default)")
 

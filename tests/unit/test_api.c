@@ -176,7 +176,7 @@ static int set_up(void **state)
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(stream_new(&f->stream), 0);
 	assert_int_equal(drains_new(&f->drains), 0);
-	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2,
+	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
@@ -499,6 +499,13 @@ static void test_bad_bodies(void **state)
 		  "\"12345678901234567890123456789012345678901234567890123456\"}",
 			"55" },
 		{ "{\"phase\":\"DRAIN\",\"self\":true,\"uid\":0}", "uid" },
+		{ "{\"phase\":\"DRAIN\",\"self\":true,\"unit\":\"nginx\"}", "one of" },
+		{ "{\"phase\":\"DRAIN\",\"cgroup\":\"/\",\"pod\":\"a/b\"}", "one of" },
+		{ "{\"phase\":\"DRAIN\",\"cgroup\":\"\"}", "cgroup" },
+		{ "{\"phase\":\"DRAIN\",\"unit\":5}", "unit" },
+		{ "{\"phase\":\"DRAIN\",\"container\":null}", "container" },
+		{ "{\"phase\":\"DRAIN\",\"pod\":[\"a\"]}", "pod" },
+		{ "{\"phase\":\"INIT\",\"unit\":\"a\",\"active_on_listen\":true}", "a process" },
 	};
 	struct fixture *f = *state;
 
@@ -561,6 +568,21 @@ static void test_declare(void **state)
 	assert_int_equal(f->phases, 1);
 }
 
+static void test_declare_by_name(void **state)
+{
+	struct fixture *f = *state;
+
+	if (geteuid() != 0)
+		skip();
+	assert_error(put(f, "{\"phase\":\"DRAIN\",\"unit\":\"phasewatch-no-such\"}"), 404,
+		"there is no unit phasewatch-no-such.service");
+	assert_error(put(f, "{\"phase\":\"DRAIN\",\"container\":\"0123456789abcdef\"}"), 404,
+		"there is no container 0123456789abcdef");
+	assert_error(put(f, "{\"phase\":\"DRAIN\",\"container\":\"012\"}"), 400, "4 at least");
+	assert_error(put(f, "{\"phase\":\"DRAIN\",\"pod\":\"frontend\"}"), 400, "NAMESPACE/NAME");
+	assert_int_equal(f->phases, 0);
+}
+
 static void test_declare_what_is_not_yours(void **state)
 {
 	struct fixture *f = need_maps(state);
@@ -579,6 +601,8 @@ static void test_declare_what_is_not_yours(void **state)
 	/* it is told the same of what does not exist, or else it could be asked who does */
 	put_request(request, "{\"phase\":\"DRAIN\",\"pid\":4194304}");
 	assert_error(ask_as(f, NOBODY, request), 403, "4194304");
+	put_request(request, "{\"phase\":\"DRAIN\",\"unit\":\"nginx\"}");
+	assert_error(ask_as(f, NOBODY, request), 403, "may not declare for unit nginx");
 	assert_int_equal(f->phases, 0);
 
 	put_request(request, body);
@@ -905,6 +929,7 @@ int main(void)
 		TEST_SERVED(test_bad_bodies),
 		TEST_SERVED(test_large_requests),
 		TEST_SERVED(test_declare),
+		TEST_SERVED(test_declare_by_name),
 		TEST_SERVED(test_declare_what_is_not_yours),
 		TEST_SERVED(test_declare_over_tcp),
 		TEST_SERVED(test_subjects),

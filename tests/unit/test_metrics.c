@@ -64,7 +64,7 @@ static int set_up(void **state)
 		f->k.hooks[i].error = -ENOENT;
 	f->each = calloc(f->k.cpus, sizeof(*f->each));
 	assert_int_equal(proc_names_new(&f->names), 0);
-	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2,
+	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, NULL }),
 		0);
 	*state = f;

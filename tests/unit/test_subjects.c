@@ -199,7 +199,7 @@ static int set_up(void **state)
 	if (f->k.phases < 0)
 		return 0; /* not allowed: the tests skip themselves */
 	assert_int_equal(proc_names_new(&f->names), 0);
-	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2,
+	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
 	f->pid = start_child(&f->start_ns);
