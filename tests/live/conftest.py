@@ -13,6 +13,7 @@ pytest.register_assert_rewrite("harness", "peers", "expect", "real")
 
 sys.path.append(str(Path(__file__).parent / "servers"))
 
+import cgroup  # noqa: E402
 import harness  # noqa: E402
 import peers  # noqa: E402
 
@@ -144,6 +145,26 @@ def client(actor):
         return one
 
     return make
+
+
+@pytest.fixture
+def cgroups():
+    """Makes cgroups: with a name of the test's own, or in another with exactly that name. What is
+    still in them at the end is killed."""
+    if not cgroup.mounted():
+        pytest.skip("cgroup2 is not mounted")
+    made = []
+
+    def make(name, parent=None, root=None):
+        if parent:
+            made.append(cgroup.Cgroup(parent.root, parent.directory / name))
+        else:
+            root = root or cgroup.mounted()
+            made.append(cgroup.Cgroup(root, root / f"pw-test-{os.getpid()}-{name}"))
+        return made[-1]
+
+    yield make
+    cgroup.remove(made)
 
 
 class Netns:

@@ -111,6 +111,14 @@ class Held:
             assert sock.recv(100) == b"again\n"
 
 
+def arrive(one, count):
+    """So many connections, which the actor accepts; their clients' records."""
+    with Held("127.0.0.1", one.port, count) as held:
+        one.call("accept", count)
+        one.call("close_connections")
+        return held.made
+
+
 class Kept(Held):
     """Connections that an actor has accepted: the n-th here is its n-th. Counts what is sent."""
 

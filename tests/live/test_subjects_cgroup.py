@@ -2,67 +2,15 @@
 """Subjects that are cgroups: who belongs to them, and whose declaration is in force for a process
 for which there are several: its own, its ancestors', its cgroups'."""
 
-import contextlib
 import os
 import signal
-from pathlib import Path
 
 import expect
 import peers
 import pytest
 from expect import now_ns
 from harness import NOBODY, wait_until
-from peers import Held, connect_and_ask
-
-
-def mounted():
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(where)
-    return None
-
-
-class Cgroup:
-    """A directory of cgroup2. `path` is how /proc/PID/cgroup shows it."""
-
-    def __init__(self, parent, name):
-        self.directory = parent / name
-        self.directory.mkdir()
-        self.path = "/" + str(self.directory.relative_to(mounted()))
-        self.id = self.directory.stat().st_ino
-
-    def add(self, pid):
-        (self.directory / "cgroup.procs").write_text(str(pid))
-
-    def remove(self):
-        def removed():
-            with contextlib.suppress(OSError):
-                self.directory.rmdir()
-            return not self.directory.exists()
-
-        wait_until(removed, f"{self.directory} is empty and removed")
-
-
-@pytest.fixture
-def cgroups():
-    """Makes cgroups, one in another if told so. What is still in them at the end is killed."""
-    if not mounted():
-        pytest.skip("cgroup2 is not mounted")
-    made = []
-
-    def make(name, parent=None):
-        where = parent.directory if parent else mounted()
-        made.append(Cgroup(where, f"pw-test-{os.getpid()}-{name}"))
-        return made[-1]
-
-    yield make
-    pids = [p for c in made for p in (c.directory / "cgroup.procs").read_text().split()]
-    for pid in map(int, pids):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for one in reversed(made):
-        one.remove()
+from peers import Held, arrive, connect_and_ask
 
 
 @pytest.fixture
@@ -84,14 +32,6 @@ def member(actor):
 def declare(daemon, phase, cgroup, *more):
     done = daemon.cli("declare", phase, "--cgroup", str(cgroup), *more)
     assert done.returncode == 0, done.stderr
-
-
-def arrive(one, count):
-    """So many connections, which the actor accepts; their clients' records."""
-    with Held("127.0.0.1", one.port, count) as held:
-        one.call("accept", count)
-        one.call("close_connections")
-        return held.made
 
 
 def expect_subject(events, cgroup):
