@@ -299,7 +299,7 @@ static int set_unseen(
 /* getopt's view of a table: ":" first, so that a missing value is told from an unknown option. */
 struct getopt_tables {
 	struct option longs[OPTS_ROWS_MAX + 2];
-	char shorts[2 * OPTS_ROWS_MAX + 3];
+	char shorts[2 * OPTS_ROWS_MAX + 4];
 };
 
 static size_t make_tables(const struct opts_spec *spec, struct getopt_tables *t)
@@ -307,6 +307,8 @@ static size_t make_tables(const struct opts_spec *spec, struct getopt_tables *t)
 	char *s = t->shorts;
 	size_t i;
 
+	if (spec->command_follows)
+		*s++ = '+'; /* getopt_long(3): options end where the arguments begin */
 	*s++ = ':';
 	*s++ = 'h';
 	for (i = 0; i < OPTS_ROWS_MAX && spec->options[i].kind; i++) {

@@ -34,6 +34,7 @@
 #ifndef PW_OPTS_H
 #define PW_OPTS_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -117,7 +118,10 @@ struct opts_spec {
 	const char *details; /* a paragraph for --help, or NULL */
 	const struct opt *options;
 	int min_args, max_args;
+	bool command_follows; /* the arguments are a command with options of its own */
 };
+
+#define OPTS_ARGS_MAX INT_MAX
 
 /* What is left of the command line: points into argv. */
 struct opts_args {

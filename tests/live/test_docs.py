@@ -2,15 +2,17 @@
 """docs/declaring.md: each snippet does what the text says, as it is written there."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import peers
 import pytest
 from docs import snippet
-from harness import DEADLINE, NOBODY, as_nobody
+from harness import DEADLINE, NOBODY, as_nobody, free_port, wait_until
 
 PAGE = "declaring.md"
 
@@ -73,9 +75,10 @@ def test_service(watch, environment, service):
         finally:
             process.kill()
         assert process.stderr.read() == ""
+    # The signal was quicker, and declared the same.
     assert declared(watch, process.pid) == [
         ("ACTIVE", "ready", "api", NOBODY),
-        ("DRAIN", "SIGTERM", "api", NOBODY),
+        ("DRAIN", "SIGTERM", "signal", 0),
     ]
 
 
@@ -102,6 +105,43 @@ def test_script(watch, environment, directories, name):
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as shell:
         assert shell.wait(DEADLINE) == 0
     assert declared(watch, shell.pid) == [("DRAIN", "rolling update", "api", NOBODY)]
+
+
+# What nobody declares ----------------------------------------------------------------------
+
+
+def on_port(text, port):
+    assert "8080" in text
+    return text.replace("8080", str(port))
+
+
+def test_auto(own_daemon, environment, directories):
+    own_daemon.options = ["--auto"]
+    own_daemon.start()
+    environment["PHASEWATCH_SOCKET"] = str(own_daemon.socket)
+    directory = Path(directories())
+    script = snippet(PAGE, "auto", directory / "auto")
+    script.write_text(on_port(script.read_text(), free_port()))
+    done = subprocess.run(
+        ["sh", script], cwd=directory, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    assert "Drain of python3" in done.stdout and '"SIGTERM"' in done.stdout, done
+    assert re.search(r"refused +1, .*\n(.*\n)?.*curl\[\d+\] 1", done.stdout), done
+
+
+def test_exec(daemon, watch, environment, directories):
+    port = free_port()
+    script = snippet(PAGE, "exec", Path(directories()) / "exec")
+    script.write_text("exec " + on_port(script.read_text(), port))
+    with subprocess.Popen(["sh", script], env=environment, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: peers.listening(port), "the server listens")
+        process.terminate()
+        assert process.wait(DEADLINE) == -signal.SIGTERM
+    events = [e for e in watch.collect("phase") if e["subject"]["id"] == process.pid]
+    assert [(e["to"], e["source"]) for e in events] == [
+        ("INIT", "api"), ("ACTIVE", "listen"), ("DRAIN", "signal")
+    ]  # fmt: skip
 
 
 # A node agent -------------------------------------------------------------------------------

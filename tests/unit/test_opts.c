@@ -61,6 +61,15 @@ static const struct opts_spec spec_of_one = {
 	.max_args = 1,
 };
 
+static const struct opts_spec spec_of_command = {
+	.name = "sample",
+	.args = "CMD",
+	.options = options,
+	.min_args = 1,
+	.max_args = OPTS_ARGS_MAX,
+	.command_follows = true,
+};
+
 #define ARGS_MAX 80
 
 /* One parse of a command line; its words are cut from `text` at the spaces. */
@@ -154,6 +163,25 @@ static void test_positional_arguments(void **state)
 	p = parse(&spec_of_one, "sample -q");
 	assert_int_equal(p->result, -EINVAL);
 	assert_string_equal(p->error, "THING is missing");
+}
+
+/* Its options are its own, whether or not "--" is before it. */
+static void test_command_follows(void **state)
+{
+	static const char *const lines[] = { "sample -q cmd -s 99 --no-such -- x",
+		"sample -q -- cmd -s 99 --no-such -- x" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+		struct parse *p = parse(&spec_of_command, lines[i]);
+
+		assert_int_equal(p->result, 0);
+		assert_true(p->o.quiet);
+		assert_int_equal(p->o.small, 0);
+		assert_int_equal(p->args.count, 6);
+		assert_string_equal(p->args.values[0], "cmd");
+		assert_string_equal(p->args.values[4], "--");
+	}
+	assert_int_equal(parse(&spec_of_command, "sample -q")->result, -EINVAL);
 }
 
 static void test_errors_name_option_value_and_what_is_allowed(void **state)
@@ -308,6 +336,7 @@ int main(void)
 		cmocka_unit_test(test_values_of_each_kind),
 		cmocka_unit_test(test_fallback_environment_command_line),
 		cmocka_unit_test(test_positional_arguments),
+		cmocka_unit_test(test_command_follows),
 		cmocka_unit_test(test_errors_name_option_value_and_what_is_allowed),
 		cmocka_unit_test(test_errors_of_form),
 		cmocka_unit_test(test_long_values_are_cut_in_errors),

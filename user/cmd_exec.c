@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "client.h"
+#include "commands.h"
+#include "phasewatch/phase.h"
+#include "util.h"
+
+/* As shells have it. */
+#define EXIT_NOT_FOUND 127
+#define EXIT_NOT_EXECUTABLE 126
+
+struct exec_options {
+	const char *socket, *reason;
+	uint64_t epoch;
+	bool require;
+};
+
+static const struct opt options[] = {
+	OPT_U64(struct exec_options, epoch, .name = "epoch", .metavar = "N", .min = 1,
+		.max = INT64_MAX, .help = "generation of its life cycle"),
+	OPT_STRING(struct exec_options, reason, .name = "reason", .metavar = "TEXT", .min = 1,
+		.max = PW_REASON_LEN - 1, .help = "why, for whoever reads the event"),
+	OPT_FLAG(struct exec_options, require, .name = "require",
+		.help = "do not run CMD if its phase cannot be declared"),
+	OPT_SOCKET(struct exec_options, socket),
+	OPT_END,
+};
+
+const struct opts_spec exec_spec = {
+	.name = "exec",
+	.args = "CMD [ARG]...",
+	.summary = "run a command as a subject",
+	.details = "CMD is in INIT from its first moment on, ACTIVE when it (or a child of it) listens "
+		   "on TCP, and then what signals or it itself declare. It takes the place of this "
+		   "process: signals, exit status and standard streams are its own. Where no "
+		   "daemon runs it is run all the same. 126 and 127 say that it could not be run.",
+	.options = options,
+	.min_args = 1,
+	.max_args = OPTS_ARGS_MAX,
+	.command_follows = true,
+};
+
+static int declare_init(const struct exec_options *o)
+{
+	struct client_request request = {
+		.socket = o->socket, .method = "PUT", .target = "/v1/phase" };
+	_cleanup_(client_freep) struct client *client = NULL;
+	_cleanup_(freep) char *body = NULL;
+	json_t *json = json_pack("{s:s, s:b, s:b}", "phase", "INIT", "self", 1,
+		"active_on_listen", 1);
+	int code = PW_EXIT_FAILED;
+
+	if (o->epoch)
+		json_object_set_new(json, "epoch", json_integer(o->epoch));
+	if (o->reason && json_object_set_new(json, "reason", json_string(o->reason)) < 0)
+		log_error("--reason: expected text in UTF-8");
+	else
+		request.body = body = json_dumps(json, JSON_COMPACT);
+	json_decref(json);
+	if (body)
+		code = client_call(&request, &client);
+	return code;
+}
+
+int cmd_exec(int argc, char **argv)
+{
+	struct exec_options o = { 0 };
+	struct opts_args args;
+	int code;
+
+	if (!opts_read(&exec_spec, argc, argv, &o, &args, &code))
+		return code;
+	code = declare_init(&o);
+	if (code && o.require)
+		return code;
+	if (code)
+		log_warning("%s is run all the same, undeclared", args.values[0]);
+	signal(SIGPIPE, SIG_DFL); /* that it is ignored here would be inherited */
+	execvp(args.values[0], args.values);
+	log_error("cannot run %s: %s", args.values[0], strerror(errno));
+	return errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+}
