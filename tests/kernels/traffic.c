@@ -457,6 +457,29 @@ static void try_accepts(struct server *s, const struct variant *v, const char *l
 	fact_close();
 }
 
+static void ignore_it(int sig)
+{
+}
+
+/* No DRAIN is declared: the signal is that. */
+static void try_signal(void)
+{
+	struct server s;
+
+	signal(SIGTERM, ignore_it); /* so that the server goes on, which inherits it */
+	s = spawn(AF_INET, ACCEPT_ADDRESS);
+	signal(SIGTERM, SIG_DFL);
+	declare(&s, "ACTIVE");
+	s.port = ask(&s, OP_LISTEN, 0, 0);
+	fact_open("signal", "SIGTERM", &s);
+	fputs(",\"active\":", facts);
+	connections(&s, 0, AF_INET, ACTIVE_CONNECTIONS);
+	check(kill(s.pid, SIGTERM), "kill");
+	fputs(",\"drain\":", facts);
+	connections(&s, 0, AF_INET, DRAIN_CONNECTIONS);
+	fact_close();
+}
+
 static void try_worker(const char *name, bool before)
 {
 	struct server s = spawn(AF_INET, ACCEPT_ADDRESS);
@@ -681,6 +704,7 @@ int main(int argc, char **argv)
 		server = spawn(variants[i].family, variants[i].how);
 		try_accepts(&server, &variants[i], "made by the subject");
 	}
+	try_signal();
 	try_worker("forked before the declaration", true);
 	try_worker("forked after the declaration", false);
 	try_queued("accept(address)", ACCEPT_ADDRESS);
