@@ -457,8 +457,9 @@ static void try_accepts(struct server *s, const struct variant *v, const char *l
 	fact_close();
 }
 
-static void ignore_it(int sig)
+static void nothing(int sig)
 {
+	(void)sig;
 }
 
 /* No DRAIN is declared: the signal is that. */
@@ -466,7 +467,7 @@ static void try_signal(void)
 {
 	struct server s;
 
-	signal(SIGTERM, ignore_it); /* so that the server goes on, which inherits it */
+	signal(SIGTERM, nothing); /* so that the server goes on, which inherits it */
 	s = spawn(AF_INET, ACCEPT_ADDRESS);
 	signal(SIGTERM, SIG_DFL);
 	declare(&s, "ACTIVE");
