@@ -30,12 +30,6 @@ static void borrow(int pidfd, int fd, void (*each)(int fd, int state, void *arg)
 		each(ours, info.tcpi_state, arg);
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 void borrow_tcp_sockets(pid_t pid, void (*each)(int fd, int state, void *arg), void *arg)
 {
 	_cleanup_(closep) int pidfd = syscall(SYS_pidfd_open, pid, 0);

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -120,12 +119,6 @@ static int add_own(struct pids *p, int dir)
 		if (pid > 0) /* 0: in a pid namespace that cannot be seen from here */
 			err = add_pid(p, pid);
 	return err;
-}
-
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
 }
 
 /* Takes the file descriptor. */

@@ -181,12 +181,6 @@ static bool pod_of(const char *dir, DIR *logs, char ret[static NAME_LEN])
 	return false;
 }
 
-static void closedirp(DIR **dir)
-{
-	if (*dir)
-		closedir(*dir);
-}
-
 void select_name(const char *path, const char *pod_logs, char *ret, size_t size)
 {
 	const char *last = strrchr(path, '/');

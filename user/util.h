@@ -3,6 +3,7 @@
 #ifndef PW_UTIL_H
 #define PW_UTIL_H
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -39,6 +40,12 @@ static inline void fclosep(FILE **f)
 {
 	if (*f)
 		fclose(*f);
+}
+
+static inline void closedirp(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
 }
 
 /* Puts a sentence into `why` and returns `err`: for the caller, who logs it or answers with it. */
