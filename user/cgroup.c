@@ -41,9 +41,10 @@ static int open_by_id(int root, uint64_t id, int flags)
 		uint64_t id;
 	} h = { .handle = { .handle_bytes = sizeof(id), .handle_type = 0xfe /* FILEID_KERNFS */ },
 		.id = id };
-	int fd = open_by_handle_at(root, &h.handle, flags | O_CLOEXEC);
+	int fd = open_by_handle_at(root, &h.handle, flags | O_DIRECTORY | O_CLOEXEC);
 
-	return fd >= 0 ? fd : errno == ESTALE ? -ESRCH : -errno;
+	/* the files in them have such ids, too */
+	return fd >= 0 ? fd : errno == ESTALE || errno == ENOTDIR ? -ESRCH : -errno;
 }
 
 static ssize_t path_of(int fd, char *buf, size_t size)
@@ -145,7 +146,7 @@ static int add_below(struct pids *p, int fd, int depth)
 
 int cgroup_pids(int root, uint64_t id, pid_t **ret, size_t *n)
 {
-	int fd = open_by_id(root, id, O_RDONLY | O_DIRECTORY), err;
+	int fd = open_by_id(root, id, O_RDONLY), err;
 	struct pids p = { 0 };
 
 	if (fd < 0)

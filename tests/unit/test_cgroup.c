@@ -197,6 +197,22 @@ static void test_removed(void **state)
 	assert_int_equal(cgroup_check(tree->root, id), -ESRCH);
 }
 
+/* The files in a cgroup have ids of the same kind. */
+static void test_file_is_none(void **state)
+{
+	struct tree *tree = usable(state);
+	pid_t *pids = NULL;
+	char path[128];
+	uint64_t id;
+	size_t n;
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", tree->outer);
+	id = ino_of(tree, path);
+	assert_int_equal(cgroup_check(tree->root, id), -ESRCH);
+	assert_null(cgroup_path(tree->root, id));
+	assert_int_equal(cgroup_pids(tree->root, id, &pids, &n), -ESRCH);
+}
+
 static void fork_into(struct tree *tree, size_t i, const char *cgroup)
 {
 	tree->pids[i] = fork();
@@ -266,6 +282,7 @@ int main(void)
 		IN_TREE(test_find_nothing),
 		IN_TREE(test_path),
 		IN_TREE(test_removed),
+		IN_TREE(test_file_is_none),
 		IN_TREE(test_pids),
 		IN_TREE(test_pids_of_the_root),
 	};
