@@ -53,28 +53,33 @@ static int io_error(void)
 	return errno == EAGAIN || errno == EINPROGRESS ? -ETIMEDOUT : -errno;
 }
 
-static int set_timeout(int fd, int option, time_t seconds)
+static int set_timeout(int fd, int option, unsigned int ms)
 {
-	struct timeval tv = { .tv_sec = seconds };
+	struct timeval tv = { .tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000 };
 
 	return setsockopt(fd, SOL_SOCKET, option, &tv, sizeof(tv)) ? -errno : 0;
 }
 
-static int open_socket(const char *path, int *ret)
+static unsigned int timeout_ms(const struct client_request *request)
+{
+	return request->timeout_ms ? request->timeout_ms : CLIENT_TIMEOUT_S * 1000;
+}
+
+static int open_socket(const struct client_request *request, int *ret)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	_cleanup_(closep) int fd = -1;
 	int r;
 
-	if (strlen(path) >= sizeof(address.sun_path))
+	if (strlen(request->socket) >= sizeof(address.sun_path))
 		return -ENAMETOOLONG;
-	strcpy(address.sun_path, path);
+	strcpy(address.sun_path, request->socket);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	r = set_timeout(fd, SO_RCVTIMEO, CLIENT_TIMEOUT_S);
+	r = set_timeout(fd, SO_RCVTIMEO, timeout_ms(request));
 	if (!r)
-		r = set_timeout(fd, SO_SNDTIMEO, CLIENT_TIMEOUT_S);
+		r = set_timeout(fd, SO_SNDTIMEO, timeout_ms(request));
 	if (r)
 		return r;
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
@@ -249,7 +254,7 @@ int client_request(const struct client_request *request, struct client **ret)
 		return -ENOMEM;
 	c->fd = -1;
 	c->left = UINT64_MAX;
-	r = open_socket(request->socket, &c->fd);
+	r = open_socket(request, &c->fd);
 	if (!r)
 		r = send_request(c->fd, request);
 	if (!r)
@@ -323,7 +328,8 @@ int client_failed(const struct client_request *request, int error)
 
 	switch (error) {
 	case -ETIMEDOUT:
-		log_error("the daemon at %s did not answer within %d s", path, CLIENT_TIMEOUT_S);
+		log_error("the daemon at %s did not answer within %g s", path,
+			timeout_ms(request) / 1e3);
 		return PW_EXIT_TIMEOUT;
 	case -EPROTO:
 	case -EMSGSIZE:

@@ -25,6 +25,7 @@ struct client_request {
 	const char *target; /* path and query, already encoded */
 	const char *body; /* JSON, or NULL */
 	bool follow; /* once the answer has begun, wait for more of it without limit */
+	unsigned int timeout_ms; /* 0: CLIENT_TIMEOUT_S */
 };
 
 struct client;

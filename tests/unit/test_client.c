@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "client.h"
+#include "clock.h"
+#include "opts.h"
 #include "server.h"
 
 #define OK "HTTP/1.0 200 OK\r\n"
@@ -287,6 +289,22 @@ static void test_silent_daemon_times_out(void **state)
 	server_stop(&s);
 }
 
+static void test_own_time_limit(void **state)
+{
+	struct server s = { .silent = true };
+	struct client_request request;
+	struct client *client = NULL;
+	uint64_t begin_ns = clock_boot_ns(), took_ns;
+
+	server_start(&s);
+	request = to(&s);
+	request.timeout_ms = 70;
+	assert_int_equal(client_request(&request, &client), -ETIMEDOUT);
+	took_ns = clock_boot_ns() - begin_ns;
+	assert_in_range(took_ns, 70 * NS_PER_MS, CLIENT_TIMEOUT_S * NS_PER_S - 1);
+	server_stop(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -304,6 +322,7 @@ int main(void)
 		cmocka_unit_test(test_no_daemon),
 		cmocka_unit_test(test_exit_codes),
 		cmocka_unit_test(test_silent_daemon_times_out),
+		cmocka_unit_test(test_own_time_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
