@@ -96,16 +96,44 @@ static evutil_socket_t request_fd(struct evhttp_request *req)
 
 /* ---- PUT /v1/phase ---- */
 
-static pid_t parent_of(pid_t pid)
+/* The caller's number for a process need not be ours. */
+static int parse_pid(const json_t *pid, const struct ucred *peer, pid_t *ret, char *why, size_t len)
 {
-	struct proc_stat s;
+	json_int_t number = json_integer_value(pid);
+	int err;
 
-	return proc_read(pid, &s) == 0 ? s.ppid : 0;
+	if (!json_is_integer(pid) || number < 1 || number > PID_MAX)
+		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
+			PID_MAX);
+	err = proc_translate(number, peer->pid, ret);
+	if (err == -ESRCH)
+		return fail_with(why, len, err,
+			"there is no process %d in the caller's pid namespace", (int)number);
+	if (err)
+		return fail_with(why, len, err, "cannot look into the caller's pid namespace: %s",
+			strerror(-err));
+	return 0;
 }
 
-/* Which process or cgroup the body means. */
+/* On a hybrid host the root is where everybody is. */
+static int find_own_cgroup(
+	const struct ucred *peer, char own[static PATH_MAX], char *why, size_t len)
+{
+	int err = proc_cgroup2(peer->pid, own, PATH_MAX);
+
+	if (err)
+		return fail_with(why, len, -EINVAL, "cannot tell the caller's cgroup v2: %s",
+			strerror(-err));
+	if (strcmp(own, "/") == 0)
+		return fail_with(why, len, -EINVAL,
+			"the caller is in the root cgroup, like everybody who is in no other: "
+			"name a process");
+	return 0;
+}
+
+/* Which process or cgroup the body means: that may be in `own`. */
 static int parse_target(json_t *body, const struct ucred *peer, struct declaration_request *r,
-	char *why, size_t len)
+	char own[static PATH_MAX], char *why, size_t len)
 {
 	json_t *pid = json_object_get(body, "pid"), *cgroup = NULL;
 	bool self = json_is_true(json_object_get(body, "self"));
@@ -125,26 +153,34 @@ static int parse_target(json_t *body, const struct ucred *peer, struct declarati
 		return fail_with(why, len, -EINVAL,
 			"give one of \"pid\": N, \"self\": true, \"parent\": true, \"cgroup\": PATH, "
 			"\"unit\": NAME, \"container\": ID or \"pod\": NAMESPACE/NAME");
-	if (pid && (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
-			   json_integer_value(pid) > PID_MAX))
-		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
-			PID_MAX);
+	if (pid)
+		return parse_pid(pid, peer, &r->pid, why, len);
 	if (cgroup && !json_string_length(cgroup))
 		return fail_with(why, len, -EINVAL, "\"%s\" is to be a text",
 			names_name(&select_names, r->by));
 	if (cgroup && r->active_on_listen)
 		return fail_with(why, len, -EINVAL, "\"active_on_listen\" goes with a process");
 	r->cgroup = json_string_value(cgroup);
-	r->pid = self ? peer->pid : parent ? parent_of(peer->pid) : json_integer_value(pid);
-	if (!cgroup && r->pid <= 0)
-		return fail_with(why, len, -EINVAL, "the caller has no parent");
+	r->own_cgroup = cgroup && r->by == SELECT_PATH && strcmp(r->cgroup, "self") == 0;
+	if (r->own_cgroup) {
+		r->cgroup = own;
+		return find_own_cgroup(peer, own, why, len);
+	}
+	if (self)
+		r->pid = peer->pid;
+	if (parent)
+		r->pid = proc_parent(peer->pid);
+	if (parent && !r->pid)
+		return fail_with(why, len, -EINVAL,
+			"the caller's parent is init or outside of its pid namespace, no service: "
+			"name a process or a cgroup");
 	return 0;
 }
 
 static int parse_declaration(json_t *body, struct declaration_request *r, char *why, size_t len)
 {
 	static const char *const keys[] = { "phase", "pid", "self", "parent", "cgroup", "unit",
-		"container", "pod", "epoch", "reason", "active_on_listen" };
+		"container", "pod", "epoch", "reason", "active_on_listen", "or_later" };
 	json_t *listen = json_object_get(body, "active_on_listen");
 	json_t *epoch = json_object_get(body, "epoch"), *reason = json_object_get(body, "reason");
 	const char *phase = json_string_value(json_object_get(body, "phase")), *key;
@@ -158,7 +194,7 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 		if (!known)
 			return fail_with(why, len, -EINVAL,
 				"unknown field \"%.40s\"; use phase, pid, self, parent, cgroup, unit, "
-				"container, pod, epoch, reason, active_on_listen", key);
+				"container, pod, epoch, reason, active_on_listen, or_later", key);
 	}
 	if (!phase || names_parse(&declared_phase_names, phase) < 0)
 		return fail_with(why, len, -EINVAL,
@@ -173,6 +209,7 @@ static int parse_declaration(json_t *body, struct declaration_request *r, char *
 		return fail_with(why, len, -EINVAL, "\"reason\" is to be a text of at most %d bytes",
 			PW_REASON_LEN - 1);
 	r->reason = json_string_value(reason);
+	r->or_later = json_is_true(json_object_get(body, "or_later"));
 	r->active_on_listen = json_is_true(listen);
 	if (listen && (!json_is_boolean(listen) ||
 			      (r->active_on_listen && r->phase != PW_INIT)))
@@ -192,7 +229,11 @@ static void reply_declared(struct evhttp_request *req, const struct declaration_
 	json_str(&j, "from", phase_name(r->from));
 	json_str(&j, "to", phase_name(s->now.phase));
 	json_bool(&j, "changed", r->changed);
-	json_i64(&j, "members", r->members);
+	json_i64(&j, "members", r->stats.members);
+	/* as it was then: who waits for the end of a drain counts from here */
+	json_i64(&j, "inflight", r->stats.inflight);
+	json_u64(&j, "accepts_misrouted", r->stats.accepts_misrouted);
+	json_u64(&j, "requests_misrouted", r->stats.requests_misrouted);
 	json_close(&j, '}');
 	json_raw(&j, "\n", 1);
 	reply_json(req, 200, &j);
@@ -223,7 +264,7 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	struct declaration_result result;
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	char why[WHY_LEN] = "";
+	char why[WHY_LEN] = "", own[PATH_MAX];
 	json_error_t at;
 	json_t *body;
 	int err;
@@ -246,7 +287,7 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	}
 	err = parse_declaration(body, &request, why, sizeof(why));
 	if (!err)
-		err = parse_target(body, &peer, &request, why, sizeof(why));
+		err = parse_target(body, &peer, &request, own, why, sizeof(why));
 	if (!err)
 		err = declare_phase(api->c.declare,
 			&(struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API },
@@ -391,20 +432,89 @@ static void get_events(struct api *api, struct evhttp_request *req, const struct
 
 /* ---- GET the rest ---- */
 
+/* 0: any. */
+static int parse_subject(const struct evkeyvalq *query, struct pw_subject_key *ret, bool *tcp)
+{
+	const struct evkeyval *q;
+	uint64_t id = 0;
+	int err;
+
+	TAILQ_FOREACH (q, query, next) {
+		if (strcmp(q->key, "kind") == 0) {
+			err = ret->kind = names_parse(&kind_names, q->value);
+		} else if (strcmp(q->key, "id") == 0) {
+			err = parse_u64(q->value, &id);
+		} else if (tcp && strcmp(q->key, "tcp") == 0) {
+			*tcp = true;
+			err = strcmp(q->value, "1") == 0 ? 0 : -EINVAL;
+		} else {
+			err = -ENOENT;
+		}
+		if (err < 0)
+			return err;
+	}
+	ret->id = id;
+	return 0;
+}
+
+/* False, and answered: the query is not understood. */
+static bool read_subject(struct evhttp_request *req, const struct evkeyvalq *query,
+	struct pw_subject_key *ret, bool *tcp)
+{
+	if (parse_subject(query, ret, tcp) == 0)
+		return true;
+	reply_error(req, 400, "a query parameter is unknown or has a value that is not allowed; "
+			      "use kind=process or cgroup, id=N%s", tcp ? ", tcp=1" : "");
+	return false;
+}
+
+static bool is_wanted(const struct pw_subject_key *wanted, const struct pw_subject_key *key)
+{
+	return (!wanted->kind || wanted->kind == key->kind) &&
+	       (!wanted->id || wanted->id == key->id);
+}
+
 struct listing {
 	struct json_out *j;
-	const struct subjects *subjects;
+	const struct api *api;
+	struct pw_subject_key wanted;
+	bool tcp; /* it was looked where connections are */
 	uint64_t now_ns;
 };
 
+static void list_stats(const struct listing *l, const struct subject *s)
+{
+	const struct pw_declaration *d = &s->now;
+	uint64_t drain_ns = declaration_drain_ns(d), since_ns;
+	struct pw_stats stats;
+
+	if (subjects_stats(l->api->c.subjects, s, &stats) < 0)
+		return;
+	json_i64(l->j, "members", stats.members);
+	json_i64(l->j, "inflight", stats.inflight + (l->tcp ? stats.unseen : 0));
+	if (l->tcp && stats.look)
+		json_u64(l->j, "inflight_tcp", stats.open);
+	json_u64(l->j, "accepts", stats.accepts);
+	json_u64(l->j, "accepts_misrouted", stats.accepts_misrouted);
+	json_u64(l->j, "requests", stats.requests);
+	json_u64(l->j, "requests_misrouted", stats.requests_misrouted);
+	json_u64(l->j, "connects", stats.connects);
+	json_u64(l->j, "connects_misrouted", stats.connects_misrouted);
+	if (d->phase < PW_DRAIN)
+		return;
+	if (stats.last_misrouted_ns > drain_ns)
+		json_u64(l->j, "settle_ns", stats.last_misrouted_ns - drain_ns);
+	since_ns = declaration_quiet_since(d, &stats, l->api->c.kernel->control->grace_ns);
+	json_u64(l->j, "quiet_ns", l->now_ns > since_ns ? l->now_ns - since_ns : 0);
+}
+
 static void list_subject(const struct subject *s, void *arg)
 {
-	struct listing *l = arg;
 	const struct pw_declaration *d = &s->now;
-	__u64 drain_ns = d->entered_ns[PW_DRAIN - 1] ? d->entered_ns[PW_DRAIN - 1] : d->since_ns;
-	struct pw_stats stats = { 0 };
+	struct listing *l = arg;
 
-	subjects_stats(l->subjects, s, &stats);
+	if (!is_wanted(&l->wanted, &s->key))
+		return;
 	json_open(l->j, NULL, '{');
 	event_write_subject(l->j, &s->key, d->epoch, d->source, s->name);
 	json_str(l->j, "phase", phase_name(d->phase));
@@ -412,30 +522,33 @@ static void list_subject(const struct subject *s, void *arg)
 		json_u64(l->j, "phase_age_ns", l->now_ns - d->since_ns);
 	if (d->reason[0])
 		json_strn(l->j, "reason", d->reason, strnlen(d->reason, sizeof(d->reason)));
-	json_i64(l->j, "members", stats.members);
-	json_i64(l->j, "inflight", stats.inflight + stats.unseen);
-	if (stats.look)
-		json_u64(l->j, "inflight_tcp", stats.open);
-	json_u64(l->j, "accepts", stats.accepts);
-	json_u64(l->j, "accepts_misrouted", stats.accepts_misrouted);
-	json_u64(l->j, "connects", stats.connects);
-	json_u64(l->j, "connects_misrouted", stats.connects_misrouted);
-	if (d->phase >= PW_DRAIN && stats.last_misrouted_ns > drain_ns)
-		json_u64(l->j, "settle_ns", stats.last_misrouted_ns - drain_ns);
+	list_stats(l, s);
 	json_close(l->j, '}');
 }
 
 static void get_subjects(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
-	struct listing l = { &j, api->c.subjects, clock_boot_ns() };
+	struct listing l = { .j = &j, .api = api, .now_ns = clock_boot_ns() };
+	const struct subject *s;
+	bool one;
 
-	subjects_look(api->c.subjects);
+	if (!read_subject(req, query, &l.wanted, &l.tcp))
+		return;
+	/* who asks for one again and again is spared the walks over all, and over their sockets */
+	one = l.wanted.kind && l.wanted.id;
+	l.tcp |= !one;
+	if (l.tcp)
+		subjects_look(api->c.subjects);
 	json_open(&j, NULL, '{');
 	json_u64(&j, "schema", 1);
 	json_str(&j, "node", api->c.node);
 	json_open(&j, "subjects", '[');
-	subjects_for_each(api->c.subjects, list_subject, &l);
+	s = one ? subjects_find(api->c.subjects, &l.wanted) : NULL;
+	if (s)
+		list_subject(s, &l);
+	if (!one)
+		subjects_for_each(api->c.subjects, list_subject, &l);
 	json_close(&j, ']');
 	json_close(&j, '}');
 	json_raw(&j, "\n", 1);
@@ -444,6 +557,7 @@ static void get_subjects(struct api *api, struct evhttp_request *req, const stru
 
 struct reports {
 	struct json_out *j;
+	struct pw_subject_key wanted;
 	uint64_t now_ns;
 };
 
@@ -451,14 +565,17 @@ static void list_report(const struct report *r, void *arg)
 {
 	struct reports *reports = arg;
 
-	report_write(reports->j, NULL, r, reports->now_ns);
+	if (is_wanted(&reports->wanted, &r->key))
+		report_write(reports->j, NULL, r, reports->now_ns);
 }
 
 static void get_reports(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
-	struct reports reports = { &j, clock_boot_ns() };
+	struct reports reports = { .j = &j, .now_ns = clock_boot_ns() };
 
+	if (!read_subject(req, query, &reports.wanted, NULL))
+		return;
 	json_open(&j, NULL, '{');
 	json_u64(&j, "schema", 1);
 	json_str(&j, "node", api->c.node);

@@ -61,12 +61,34 @@ static pid_t worth_naming(pid_t pid)
 	return s.ppid;
 }
 
-static int check_may(const struct declarer *who, const struct declaration_request *r,
-	char why[static WHY_LEN])
+/* All who are in it with the caller are the same user's, who might as well kill them. */
+static bool may_own_cgroup(
+	const struct declare *d, const struct declarer *who, const char *cgroup)
 {
-	if (r->cgroup && who->uid != 0)
+	_cleanup_(freep) pid_t *pids = NULL;
+	struct proc_stat s;
+	bool may = false;
+	size_t n;
+
+	if (subjects_cgroup_pids(d->subjects, cgroup, &pids, &n) < 0)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (proc_read(pids[i], &s) < 0)
+			continue;
+		may = s.uid == who->uid && s.euid == who->uid;
+		if (!may)
+			break;
+	}
+	return may;
+}
+
+static int check_may(const struct declare *d, const struct declarer *who,
+	const struct declaration_request *r, char why[static WHY_LEN])
+{
+	if (r->cgroup && who->uid != 0 && !(r->own_cgroup && may_own_cgroup(d, who, r->cgroup)))
 		return fail_with(why, WHY_LEN, -EPERM,
-			"process %d (uid %u) may not declare for %s %.128s; only root may",
+			"process %d (uid %u) may not declare for %s %.128s; only root may, and who is in a "
+			"cgroup if all in it are of one user",
 			who->pid, who->uid, names_name(&select_names, r->by), r->cgroup);
 	if (!r->cgroup && !declare_may(who, r->pid))
 		return fail_with(why, WHY_LEN, -EPERM,
@@ -79,7 +101,7 @@ static int check_may(const struct declarer *who, const struct declaration_reques
 int declare_phase(struct declare *d, const struct declarer *who, struct declaration_request *r,
 	struct declaration_result *ret, char why[static WHY_LEN])
 {
-	int err = check_may(who, r, why);
+	int err = check_may(d, who, r, why);
 
 	if (err) {
 		log_warning("refused %s: %s", phase_name(r->phase), why);

@@ -25,7 +25,10 @@ struct declare;
 int declare_new(struct declare **ret, struct subjects *subjects);
 void declare_free(struct declare *d);
 
-/* Fills in who declared. -EPERM: they may not; or as subjects_declare(). */
+/*
+ * For whom declare_may() says; for one's own cgroup, if all in it are of one's user; root for any.
+ * Fills in who declared. -EPERM: they may not; or as subjects_declare().
+ */
 int declare_phase(struct declare *d, const struct declarer *who, struct declaration_request *r,
 	struct declaration_result *ret, char why[static WHY_LEN]);
 

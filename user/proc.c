@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cgroup.h"
 #include "mounts.h"
@@ -101,6 +103,87 @@ int proc_cgroup2(pid_t pid, char *ret, size_t size)
 	*end = '\0';
 	strcpy(ret, line);
 	return 0;
+}
+
+/* The process's pid in its own pid namespace, and how deep that lies below ours. */
+static int read_inner(pid_t pid, pid_t *inner, unsigned int *depth)
+{
+	_cleanup_(fclosep) FILE *f = NULL;
+	_cleanup_(freep) char *line = NULL;
+	char path[64], *field;
+	size_t size = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	f = fopen(path, "re");
+	/* "NStgid: 4121 7 1": ours first. Behind the groups, and of these there may be many. */
+	while (f && getline(&line, &size, f) > 0) {
+		if (strncmp(line, "NStgid:", 7) != 0)
+			continue;
+		field = line + 7;
+		for (*depth = -1; *field == '\t'; ++*depth)
+			*inner = strtol(field, &field, 10);
+		return *depth == UINT_MAX ? -ESRCH : 0;
+	}
+	return -ESRCH;
+}
+
+/* Its pid namespace, by inode. */
+static int read_namespace(pid_t pid, ino_t *ret)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", pid);
+	if (stat(path, &st) < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	*ret = st.st_ino;
+	return 0;
+}
+
+int proc_translate(pid_t pid, pid_t speaker, pid_t *ret)
+{
+	_cleanup_(closedirp) DIR *proc = NULL;
+	ino_t namespace, other;
+	unsigned int depth;
+	struct dirent *e;
+	pid_t inner;
+	int err;
+
+	err = read_inner(speaker, &inner, &depth);
+	if (!err && depth)
+		err = read_namespace(speaker, &namespace);
+	if (err)
+		return err;
+	if (depth == 0) {
+		*ret = pid;
+		return 0;
+	}
+	proc = opendir("/proc");
+	if (!proc)
+		return -errno;
+	while ((e = readdir(proc))) {
+		pid_t one = atoi(e->d_name);
+
+		if (one <= 0 || read_namespace(one, &other) < 0 || other != namespace ||
+			read_inner(one, &inner, &depth) < 0 || inner != pid)
+			continue;
+		*ret = one;
+		return 0;
+	}
+	return -ESRCH;
+}
+
+pid_t proc_parent(pid_t pid)
+{
+	unsigned int depth, outer_depth;
+	struct proc_stat s;
+	pid_t inner;
+
+	/* a parent's namespace is the same or lies around it: not as deep, then */
+	if (proc_read(pid, &s) < 0 || s.ppid <= 1 || read_inner(pid, &inner, &depth) < 0 ||
+		read_inner(s.ppid, &inner, &outer_depth) < 0 || depth != outer_depth)
+		return 0;
+	return s.ppid;
 }
 
 bool proc_descends(pid_t pid, pid_t ancestor)

@@ -23,6 +23,16 @@ struct proc_stat {
 int proc_read(pid_t pid, struct proc_stat *ret);
 /* Its cgroup's path in the v2 hierarchy, as /proc shows it. */
 int proc_cgroup2(pid_t pid, char *buf, size_t size);
+/*
+ * The process that `speaker` calls `pid`: by another number than ours where it is in a pid namespace
+ * of its own. -ESRCH: there is none in that namespace; -EACCES: we may not look.
+ */
+int proc_translate(pid_t pid, pid_t speaker, pid_t *ret);
+/*
+ * 0: it has none but init, or one outside of its pid namespace, such as a container runtime that put
+ * it there.
+ */
+pid_t proc_parent(pid_t pid);
 /* True if `pid` is `ancestor` or descends from it. */
 bool proc_descends(pid_t pid, pid_t ancestor);
 

@@ -195,6 +195,15 @@ int subjects_stats(const struct subjects *s, const struct subject *subject, stru
 	return 0;
 }
 
+int subjects_cgroup_pids(const struct subjects *s, const char *cgroup, pid_t **ret, size_t *n)
+{
+	int root = proc_names_cgroup_root(s->names), err;
+	uint64_t id;
+
+	err = cgroup_find(root, cgroup, &id);
+	return err ? err : cgroup_pids(root, id, ret, n);
+}
+
 struct visit {
 	void (*fn)(const struct subject *subject, void *arg);
 	void *arg;
@@ -237,6 +246,21 @@ void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch,
 	d->phase = phase;
 	d->since_ns = now_ns;
 	d->entered_ns[phase - 1] = now_ns;
+}
+
+uint64_t declaration_drain_ns(const struct pw_declaration *d)
+{
+	return d->entered_ns[PW_DRAIN - 1] ? d->entered_ns[PW_DRAIN - 1] : d->since_ns;
+}
+
+uint64_t declaration_quiet_since(
+	const struct pw_declaration *d, const struct pw_stats *stats, uint64_t grace_ns)
+{
+	uint64_t since = declaration_drain_ns(d) + grace_ns;
+
+	if (d->phase == PW_SHUTDOWN && d->since_ns < since) /* which ends the grace */
+		since = d->since_ns;
+	return stats->last_misrouted_ns > since ? stats->last_misrouted_ns : since;
 }
 
 /* A unit's name says more than its program's. */
@@ -653,9 +677,11 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	struct pw_declaration before = subject->now;
 	uint64_t epoch = r->epoch ? r->epoch : before.epoch ? before.epoch : 1;
 	enum phase_move move = is_new ? MOVE_FORWARD : phase_move(&before, r->phase, epoch);
-	struct pw_stats stats;
+	struct pw_stats stats = { 0 };
 	int err = 0;
 
+	if (move == MOVE_BACKWARD && r->or_later)
+		move = MOVE_NONE;
 	if (move == MOVE_STALE || move == MOVE_BACKWARD) {
 		refuse_move(subject, move, r, epoch, why);
 		violate(s, subject, move == MOVE_STALE ? PW_STALE_EPOCH : PW_BACKWARD, r->by_pid,
@@ -678,10 +704,11 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 			err = rearm(s);
 		if (!err)
 			err = mark_turns(s, subject);
-		if (!err) {
-			declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
-			err = write_declaration(s, subject);
-		}
+	}
+	subjects_stats(s, subject, &stats);
+	if (!err && move != MOVE_NONE) {
+		declaration_enter(&subject->now, r->phase, epoch, clock_boot_ns());
+		err = write_declaration(s, subject);
 	}
 	if (err) {
 		subject->now = before;
@@ -695,7 +722,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	ret->subject = subject;
 	ret->from = before.phase;
 	ret->changed = move != MOVE_NONE;
-	ret->members = subjects_stats(s, subject, &stats) == 0 ? stats.members : 0;
+	ret->stats = stats;
 	if (ret->changed)
 		tell(s, subject, before.phase);
 	return 0;

@@ -57,6 +57,8 @@ struct declaration_request {
 	pid_t pid;	    /* what it is for: a process, or if 0 */
 	const char *cgroup; /* a cgroup, as `by` says: its path, or the unit, container or pod */
 	enum select_by by;
+	bool own_cgroup; /* the path is that of the caller's */
+	bool or_later;	 /* a later phase is as good */
 	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
 	bool active_on_listen; /* with INIT, of a process: ACTIVE as soon as it listens */
@@ -69,7 +71,7 @@ struct declaration_result {
 	const struct subject *subject; /* valid until the next call */
 	uint32_t from;
 	bool changed;
-	int64_t members;
+	struct pw_stats stats; /* just before it took effect */
 };
 
 #define WHY_LEN 1024
@@ -100,6 +102,8 @@ const char *subjects_name(const struct subjects *s, const struct pw_subject_key 
 void subjects_look(const struct subjects *s);
 /* `members` of a cgroup is how many processes are in it now. `look` is 0 if nothing can be known. */
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
+/* As cgroup_pids(), by the cgroup's path. */
+int subjects_cgroup_pids(const struct subjects *s, const char *cgroup, pid_t **ret, size_t *n);
 void subjects_for_each(const struct subjects *s,
 	void (*fn)(const struct subject *subject, void *arg), void *arg);
 
@@ -109,5 +113,15 @@ enum phase_move phase_move(const struct pw_declaration *now, uint32_t phase, uin
 
 /* What the map holds after the move; `since_ns` becomes now_ns unless it is there. */
 void declaration_enter(struct pw_declaration *d, uint32_t phase, uint64_t epoch, uint64_t now_ns);
+
+/*
+ * Of a subject in DRAIN or SHUTDOWN: since when nothing has arrived. Arrivals within the grace are
+ * expected and leave no time behind, so it is the end of the grace at the earliest. Later than now
+ * while that lasts.
+ */
+uint64_t declaration_quiet_since(
+	const struct pw_declaration *d, const struct pw_stats *stats, uint64_t grace_ns);
+/* When DRAIN was entered, or SHUTDOWN without it. */
+uint64_t declaration_drain_ns(const struct pw_declaration *d);
 
 #endif /* PW_SUBJECTS_H */

@@ -124,7 +124,11 @@ static void add_subject(struct fixture *f)
 		.since_ns = 1000,
 		.entered_ns = { 0, 1000 },
 		.reason = "a \"reason\"" };
-	struct pw_stats stats = { .life = 1, .members = 3, .accepts = 37, .inflight = 2 };
+	struct pw_stats stats = { .life = 1,
+		.members = 3,
+		.accepts = 37,
+		.inflight = 2,
+		.requests_misrouted = 5 };
 	struct pw_member member;
 	pid_t parent = getpid();
 	struct proc_stat stat;
@@ -506,6 +510,7 @@ static void test_bad_bodies(void **state)
 		{ "{\"phase\":\"DRAIN\",\"container\":null}", "container" },
 		{ "{\"phase\":\"DRAIN\",\"pod\":[\"a\"]}", "pod" },
 		{ "{\"phase\":\"INIT\",\"unit\":\"a\",\"active_on_listen\":true}", "a process" },
+		{ "{\"phase\":\"DRAIN\",\"cgroup\":\"self\",\"self\":true}", "one of" },
 	};
 	struct fixture *f = *state;
 
@@ -583,6 +588,31 @@ static void test_declare_by_name(void **state)
 	assert_int_equal(f->phases, 0);
 }
 
+static void test_declare_this_or_a_later_phase(void **state)
+{
+	struct fixture *f = need_maps(state);
+	char body[256];
+	json_t *value;
+
+	if (geteuid() != 0)
+		skip();
+	snprintf(body, sizeof(body), "{\"phase\":\"SHUTDOWN\",\"pid\":%d}", f->pid);
+	json_decref(json_of(put(f, body), 200));
+	snprintf(body, sizeof(body), "{\"phase\":\"DRAIN\",\"pid\":%d}", f->pid);
+	assert_error(put(f, body), 409, "SHUTDOWN");
+	snprintf(body, sizeof(body), "{\"phase\":\"DRAIN\",\"pid\":%d,\"or_later\":true}", f->pid);
+	value = json_of(put(f, body), 200);
+	assert_true(json_is_false(json_object_get(value, "changed")));
+	assert_string_equal(json_string_value(json_object_get(value, "to")), "SHUTDOWN");
+	assert_int_equal(json_integer_value(json_object_get(value, "inflight")), 2);
+	assert_int_equal(json_integer_value(json_object_get(value, "requests_misrouted")), 5);
+	json_decref(value);
+	snprintf(body, sizeof(body),
+		"{\"phase\":\"DRAIN\",\"pid\":%d,\"or_later\":true,\"epoch\":6}", f->pid);
+	assert_error(put(f, body), 409, "epoch 6");
+	assert_int_equal(f->phases, 1);
+}
+
 static void test_declare_what_is_not_yours(void **state)
 {
 	struct fixture *f = need_maps(state);
@@ -638,7 +668,50 @@ static void test_subjects(void **state)
 	assert_int_equal(json_integer_value(json_object_get(one, "accepts_misrouted")), 0);
 	assert_true(json_is_integer(json_object_get(one, "phase_age_ns")));
 	assert_null(json_object_get(one, "settle_ns"));
+	assert_null(json_object_get(one, "quiet_ns"));
 	json_decref(value);
+}
+
+static size_t count_subjects(
+	struct fixture *f, const char *path, const char *key, const char *query)
+{
+	char target[128];
+	json_t *value;
+	size_t n;
+
+	snprintf(target, sizeof(target), "%s%s", path, query);
+	value = json_of(get(f, target), 200);
+	n = json_array_size(json_object_get(value, key));
+	json_decref(value);
+	return n;
+}
+
+static void test_one_subject(void **state)
+{
+	static const char *const bad[] = { "kind=", "kind=pod", "kind=1", "id=", "id=x", "id=-1",
+		"id=18446744073709551616", "pid=1", "kind=process&foo=1" };
+	struct fixture *f = need_maps(state);
+	char query[64];
+
+	snprintf(query, sizeof(query), "?kind=process&id=%d", f->pid);
+	assert_int_equal(count_subjects(f, "/v1/subjects", "subjects", query), 1);
+	assert_int_equal(count_subjects(f, "/v1/reports", "reports", query), 0);
+	snprintf(query, sizeof(query), "?id=%d", f->pid);
+	assert_int_equal(count_subjects(f, "/v1/subjects", "subjects", query), 1);
+	assert_int_equal(count_subjects(f, "/v1/subjects", "subjects", "?kind=process"), 1);
+	assert_int_equal(count_subjects(f, "/v1/subjects", "subjects", "?kind=cgroup"), 0);
+	snprintf(query, sizeof(query), "?kind=cgroup&id=%d", f->pid);
+	assert_int_equal(count_subjects(f, "/v1/subjects", "subjects", query), 0);
+	assert_int_equal(
+		count_subjects(f, "/v1/subjects", "subjects", "?kind=process&id=4194304"), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char target[128];
+
+		snprintf(target, sizeof(target), "/v1/subjects?%s", bad[i]);
+		assert_error(get(f, target), 400, "quer");
+		snprintf(target, sizeof(target), "/v1/reports?%s", bad[i]);
+		assert_error(get(f, target), 400, "quer");
+	}
 }
 
 static void publish(struct fixture *f)
@@ -930,9 +1003,11 @@ int main(void)
 		TEST_SERVED(test_large_requests),
 		TEST_SERVED(test_declare),
 		TEST_SERVED(test_declare_by_name),
+		TEST_SERVED(test_declare_this_or_a_later_phase),
 		TEST_SERVED(test_declare_what_is_not_yours),
 		TEST_SERVED(test_declare_over_tcp),
 		TEST_SERVED(test_subjects),
+		TEST_SERVED(test_one_subject),
 		TEST_SERVED(test_recent_events),
 		TEST_SERVED(test_follow),
 		TEST_SERVED(test_followers_come_and_go),

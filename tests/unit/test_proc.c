@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -284,6 +286,111 @@ static void test_descends_from_nobody(void **state)
 	assert_false(proc_descends(INT_MAX, 1));
 }
 
+/* ---- pid namespaces ---- */
+
+static pid_t only_child(pid_t pid)
+{
+	_cleanup_(fclosep) FILE *f = NULL;
+	char path[64];
+	int child;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%d", &child), 1);
+	return child;
+}
+
+/* Its child is 1 in a pid namespace of its own, in more groups than fit in a page; 2 is its child. */
+static void nest(void *arg)
+{
+	gid_t groups[2003];
+	int ready[2];
+
+	for (size_t i = 0; i < 2003; i++)
+		groups[i] = 1000000 + i;
+	if (setgroups(2003, groups) < 0 || unshare(CLONE_NEWPID) < 0 || pipe(ready) < 0)
+		_exit(1);
+	for (int i = 0; i < 2; i++) {
+		if (fork() != 0)
+			break;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (i == 1 && write(ready[1], "", 1) != 1)
+			_exit(1);
+	}
+	if (getpid() == 1 || getpid() == 2)
+		for (;;)
+			pause();
+	if (read(ready[0], &(char){ 0 }, 1) != 1)
+		_exit(1);
+}
+
+static void assert_translated(pid_t pid, pid_t speaker, pid_t expected)
+{
+	pid_t got = -7;
+
+	assert_int_equal(proc_translate(pid, speaker, &got), expected > 0 ? 0 : -ESRCH);
+	assert_int_equal(got, expected > 0 ? expected : -7);
+}
+
+static void test_translate(void **state)
+{
+	struct child outer, other;
+	pid_t one, two;
+
+	if (geteuid() != 0)
+		skip();
+	/* both have a 1 and a 2 */
+	other = child_start(nest, NULL);
+	outer = child_start(nest, NULL);
+	one = only_child(outer.pid);
+	two = only_child(one);
+	/* in our own namespace a pid is what it is, whoever has it */
+	assert_translated(1, getpid(), 1);
+	assert_translated(4194304, outer.pid, 4194304);
+	assert_translated(1, one, one);
+	assert_translated(1, two, one);
+	assert_translated(2, one, two);
+	assert_translated(2, two, two);
+	assert_translated(3, two, -1);
+	assert_translated(outer.pid, one, -1);
+	assert_translated(one, one, -1);
+	assert_translated(1, 4194304, -1);
+
+	assert_int_equal(proc_parent(outer.pid), getpid());
+	assert_int_equal(proc_parent(two), one);
+	assert_int_equal(proc_parent(one), 0); /* who put it there is no part of it */
+	assert_int_equal(proc_parent(1), 0);
+	assert_int_equal(proc_parent(4194304), 0);
+	kill(one, SIGKILL);
+	child_end(&outer);
+	kill(only_child(other.pid), SIGKILL);
+	child_end(&other);
+}
+
+static void test_orphan_has_no_parent(void **state)
+{
+	struct proc_stat s;
+	int out[2];
+	pid_t pid;
+
+	assert_int_equal(pipe(out), 0);
+	if (fork() == 0) {
+		pid = fork();
+		while (pid == 0)
+			pause();
+		_exit(write(out[1], &pid, sizeof(pid)) != sizeof(pid));
+	}
+	assert_int_equal(read(out[0], &pid, sizeof(pid)), sizeof(pid));
+	wait(NULL);
+	assert_int_equal(proc_read(pid, &s), 0);
+	/* or whoever adopts orphans here */
+	assert_int_equal(proc_parent(pid), s.ppid == 1 ? 0 : s.ppid);
+	kill(pid, SIGKILL);
+	close(out[0]);
+	close(out[1]);
+}
+
 /* ---- names ---- */
 
 static int names_set_up(void **state)
@@ -510,6 +617,8 @@ int main(void)
 		cmocka_unit_test(test_users),
 		cmocka_unit_test(test_descends),
 		cmocka_unit_test(test_descends_from_nobody),
+		cmocka_unit_test(test_translate),
+		cmocka_unit_test(test_orphan_has_no_parent),
 		cmocka_unit_test_setup_teardown(test_exe, names_set_up, names_tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_exe_outlives_its_process, names_set_up, names_tear_down),

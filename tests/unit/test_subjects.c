@@ -111,6 +111,37 @@ static void test_enter_every_phase(void **state)
 	}
 }
 
+static void assert_quiet_since(
+	uint32_t phase, uint64_t misrouted_ns, uint64_t grace_ns, uint64_t expected)
+{
+	const struct pw_declaration d = { .phase = phase,
+		.since_ns = phase == PW_DRAIN ? 3000 : 4000,
+		.entered_ns = { 0, 2000, 3000, phase == PW_DRAIN ? 0 : 4000 } };
+	const struct pw_stats stats = { .last_misrouted_ns = misrouted_ns };
+
+	assert_int_equal(declaration_quiet_since(&d, &stats, grace_ns), expected);
+}
+
+static void test_quiet_since(void **state)
+{
+	const struct pw_declaration shutdown = {
+		.phase = PW_SHUTDOWN, .since_ns = 4000, .entered_ns = { 0, 0, 0, 4000 } };
+	const struct pw_stats none = { 0 };
+
+	assert_quiet_since(PW_DRAIN, 0, 0, 3000);
+	assert_quiet_since(PW_DRAIN, 1000, 0, 3000); /* in INIT */
+	assert_quiet_since(PW_DRAIN, 3500, 0, 3500);
+	assert_quiet_since(PW_SHUTDOWN, 0, 0, 3000);
+	assert_quiet_since(PW_SHUTDOWN, 4500, 0, 4500);
+	/* arrivals that are expected leave no time */
+	assert_quiet_since(PW_DRAIN, 0, 700, 3700);
+	assert_quiet_since(PW_DRAIN, 3900, 700, 3900);
+	assert_quiet_since(PW_SHUTDOWN, 0, 700, 3700);
+	assert_quiet_since(PW_SHUTDOWN, 0, 9000, 4000); /* the grace is DRAIN's */
+	assert_int_equal(declaration_quiet_since(&shutdown, &none, 0), 4000);
+	assert_int_equal(declaration_quiet_since(&shutdown, &none, 700), 4000);
+}
+
 /* ---- the map as others write it ---- */
 
 /*
@@ -595,7 +626,7 @@ static void test_declare(void **state)
 	assert_int_equal(declare(f, PW_DRAIN, 0, "rolling update", &r, why), 0);
 	assert_true(r.changed);
 	assert_int_equal(r.from, PW_ACTIVE);
-	assert_int_equal(r.members, 1);
+	assert_int_equal(r.stats.members, 1);
 	assert_int_equal(r.subject->key.id, f->pid);
 	assert_true(in_map(f, key_of(f->pid), &d));
 	assert_memory_equal(&d, &r.subject->now, sizeof(d));
@@ -858,6 +889,7 @@ int main(void)
 		cmocka_unit_test(test_enter),
 		cmocka_unit_test(test_enter_a_new_epoch),
 		cmocka_unit_test(test_enter_every_phase),
+		cmocka_unit_test(test_quiet_since),
 		TEST_WITH_MAPS(test_take_over),
 		TEST_WITH_MAPS(test_take_over_of_an_incomplete_declaration),
 		TEST_WITH_MAPS(test_take_over_of_a_hostile_headless_subject),
