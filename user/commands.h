@@ -7,6 +7,7 @@
 
 extern const struct opts_spec run_spec;
 extern const struct opts_spec declare_spec;
+extern const struct opts_spec drain_spec;
 extern const struct opts_spec exec_spec;
 extern const struct opts_spec events_spec;
 extern const struct opts_spec ps_spec;
@@ -17,6 +18,7 @@ extern const struct opts_spec unload_spec;
 /* argv[0] is the command's name. They log their own failures and return an exit code (util.h). */
 int cmd_run(int argc, char **argv);
 int cmd_declare(int argc, char **argv);
+int cmd_drain(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_ps(int argc, char **argv);

@@ -12,6 +12,7 @@ static const struct command {
 } commands[] = {
 	{ &run_spec, cmd_run },
 	{ &declare_spec, cmd_declare },
+	{ &drain_spec, cmd_drain },
 	{ &exec_spec, cmd_exec },
 	{ &events_spec, cmd_events },
 	{ &ps_spec, cmd_ps },

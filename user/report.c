@@ -693,7 +693,7 @@ static void put_who(FILE *out, const json_t *who, size_t *printed, uint64_t *oth
 	put_number(out, number(who, "count"));
 }
 
-static void put_from(FILE *out, const json_t *report)
+void report_print_from(FILE *out, const json_t *report)
 {
 	static const char *const lists[] = { "clients", "peers" };
 	uint64_t others = number(report, "clients_other") + number(report, "peers_other");
@@ -735,7 +735,7 @@ static const struct row {
 	{ "backlog", put_backlog },
 	{ "refused", put_refused },
 	{ "connects out", put_connects },
-	{ "from", put_from },
+	{ "from", report_print_from },
 	{ "watched", put_watched },
 	{ "lost", put_lost },
 };

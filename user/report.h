@@ -125,6 +125,8 @@ void report_write(
 
 /* NAME, NAME[ID] or ID of its subject. */
 bool report_is_of(const json_t *report, const char *subject);
+/* Clients and peers with their numbers of arrivals, on one line. */
+void report_print_from(FILE *out, const json_t *report);
 /* One screen; times are shown in the local time zone. */
 void report_print_text(FILE *out, const json_t *report);
 /* The same as a section of a post-mortem. */

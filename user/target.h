@@ -24,7 +24,8 @@ struct target {
 	OPT_U32(type, field.pid, .name = "pid", .metavar = "N", .min = 1, .max = PID_MAX,          \
 		.help = "the process, with its descendants"),                                      \
 	OPT_STRING(type, field.cgroup[SELECT_PATH], .name = "cgroup", .metavar = "PATH",           \
-		.min = 1, .max = 4095, .help = "a cgroup with its subtree (root only)"),           \
+		.min = 1, .max = 4095,                                                             \
+		.help = "a cgroup with its subtree (root only), or self: this command's"),         \
 	OPT_STRING(type, field.cgroup[SELECT_UNIT], .name = "unit", .metavar = "NAME", .min = 1,   \
 		.max = 255, .help = "a systemd unit, such as nginx (root only)"),                  \
 	OPT_STRING(type, field.cgroup[SELECT_CONTAINER], .name = "container", .metavar = "ID",     \
