@@ -498,6 +498,8 @@ static void complete(struct pw_declaration *d, uint64_t start_ns)
 		d->epoch = 1;
 	if (d->epoch > PW_EPOCH_MAX)
 		d->epoch = PW_EPOCH_MAX;
+	if (d->source >= PW_SOURCES) /* as the kernel half reads it */
+		d->source = PW_SOURCE_MAP;
 	if (!d->since_ns || d->since_ns > clock_boot_ns())
 		d->since_ns = clock_boot_ns();
 	d->entered_ns[d->phase - 1] = d->since_ns;

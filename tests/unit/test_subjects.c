@@ -502,6 +502,7 @@ static void test_hostile_values(void **state)
 	write_map(f, key_of(f->pid), d);
 	assert_int_equal(subjects_reconcile(f->s), 0);
 	assert_int_equal(f->n_told, 1);
+	assert_int_equal(f->told[0].now.source, PW_SOURCE_MAP);
 	assert_int_equal(strlen(s->now.reason), PW_REASON_LEN - 1);
 
 	d.epoch = UINT64_MAX;
