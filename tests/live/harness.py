@@ -253,7 +253,7 @@ class Daemon:
         def finished(text):
             return [r for r in json.loads(text)["reports"] if not r["running"]]
 
-        shown = self.cli("report", "-o", "json")
+        shown = self.cli("report", "--last", "1000", "-o", "json")
         assert shown.returncode == 0, shown.stderr
         reports = finished(shown.stdout)
         # a drain that ends meanwhile pushes the oldest report out
