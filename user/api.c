@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <event2/bufferevent.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
@@ -24,6 +20,7 @@
 #include "names.h"
 #include "opts.h"
 #include "proc.h"
+#include "unix_socket.h"
 #include "util.h"
 
 #define MAX_HEADERS 8192 /* bytes */
@@ -35,9 +32,7 @@ struct api {
 	struct api_context c;
 	struct evhttp *http;
 	struct evconnlistener *listeners[2];
-	char *socket_path;
-	dev_t socket_dev;
-	ino_t socket_ino;
+	struct unix_socket socket;
 };
 
 /* ---- answers ---- */
@@ -690,61 +685,14 @@ static int serve_on(struct api *api, int fd)
 	return 0;
 }
 
-/* True if somebody answers there: then it is not ours to replace. */
-static bool is_served(const struct sockaddr_un *addr)
-{
-	_cleanup_(closep) int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	return fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0;
-}
-
-static int make_parent(const char *path)
-{
-	char dir[PATH_MAX], *slash;
-
-	snprintf(dir, sizeof(dir), "%s", path);
-	slash = strrchr(dir, '/');
-	if (!slash || slash == dir)
-		return 0;
-	*slash = '\0';
-	return mkdir(dir, 0755) < 0 && errno != EEXIST ? -errno : 0;
-}
-
 static int listen_unix(struct api *api, const char *path, char *why, size_t len)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	_cleanup_(closep) int fd = -1;
-	struct stat st;
-	int err;
+	_cleanup_(closep) int fd = unix_socket_make(SOCK_STREAM, path, &api->socket, why, len);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return fail_with(why, len, -ENAMETOOLONG, "socket path %s is longer than %zu bytes",
-			path, sizeof(addr.sun_path) - 1);
-	strcpy(addr.sun_path, path);
-	if (is_served(&addr))
-		return fail_with(why, len, -EADDRINUSE, "another daemon serves %s", path);
-	err = make_parent(path);
-	if (err)
-		return fail_with(why, len, err, "cannot make the directory of %s: %s", path,
-			strerror(-err));
-	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-		unlink(path);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return fail_with(why, len, -errno, "cannot listen on %s: %s", path, strerror(errno));
-	/* Everybody may ask; what each may declare is decided for each request. */
-	if (chmod(path, 0666) < 0 || lstat(path, &st) < 0 || listen(fd, BACKLOG) < 0) {
-		err = -errno;
-		unlink(path);
-		return fail_with(why, len, err, "cannot listen on %s: %s", path, strerror(-err));
-	}
-	api->socket_path = strdup(path);
-	api->socket_dev = st.st_dev;
-	api->socket_ino = st.st_ino;
-	if (!api->socket_path || serve_on(api, fd) < 0) {
-		unlink(path);
+	if (fd < 0)
+		return fd;
+	if (serve_on(api, fd) < 0)
 		return fail_with(why, len, -ENOMEM, "out of memory");
-	}
 	fd = -1;
 	return 0;
 }
@@ -816,15 +764,9 @@ int api_new(struct api **ret, const struct api_context *context, const char *soc
 
 void api_free(struct api *api)
 {
-	struct stat st;
-
 	if (!api)
 		return;
-	/* a successor may have made its own there already */
-	if (api->socket_path && lstat(api->socket_path, &st) == 0 && st.st_dev == api->socket_dev &&
-		st.st_ino == api->socket_ino)
-		unlink(api->socket_path);
-	free(api->socket_path);
+	unix_socket_remove(&api->socket);
 	if (api->http)
 		evhttp_free(api->http); /* closes the connections, which ends their watchers */
 	free(api);
