@@ -586,7 +586,7 @@ static void get_metrics(struct api *api, struct evhttp_request *req, const struc
 {
 	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
 
-	if (!body || metrics_write(body, api->c.kernel, api->c.subjects) < 0)
+	if (!body || metrics_write(body, api->c.kernel, api->c.subjects, api->c.notified) < 0)
 		evhttp_send_reply(req, 500, NULL, NULL);
 	else
 		reply(req, 200, METRICS_CONTENT_TYPE, body);

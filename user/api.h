@@ -22,6 +22,7 @@ struct api_context {
 	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
+	const uint64_t *notified; /* for metrics.h */
 	const char *node;
 	/* Brings the stream up to date with the kernel half before an answer is made. */
 	void (*catch_up)(void *arg);

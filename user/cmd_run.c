@@ -17,6 +17,7 @@
 #include "kernel.h"
 #include "report.h"
 #include "names.h"
+#include "notify.h"
 #include "proc.h"
 #include "signals.h"
 #include "stream.h"
@@ -36,6 +37,7 @@
 
 struct run_options {
 	const char *socket;
+	const char *notify_socket;
 	const char *listen;
 	const char *pin_dir;
 	const char *signals;
@@ -55,6 +57,10 @@ struct run_rules {
 
 static const struct opt run_table[] = {
 	OPT_SOCKET(struct run_options, socket),
+	OPT_STRING(struct run_options, notify_socket, .name = "notify-socket", .metavar = "PATH",
+		.max = 107,
+		.help = "take phases as sd_notify(3) tells them, here; \"\" for not at all, default "
+			"notify.sock beside --socket"),
 	OPT_STRING(struct run_options, listen, .name = "listen", .metavar = "ADDR:PORT",
 		.fallback = "127.0.0.1:9464",
 		.help = "serve metrics and events, read only, over TCP; \"\" for not at all"),
@@ -105,6 +111,8 @@ struct daemon {
 	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
+	struct notify *notify;
+	uint64_t notified[NOTIFY_RESULTS];
 	struct api *api;
 	struct pw_counters counters; /* as of the last look */
 	struct event backlogs[BACKLOGS]; /* being added up, by who closed the listener */
@@ -467,6 +475,7 @@ static void event_freep(struct event **e)
 static void daemon_stop(struct daemon *d)
 {
 	api_free(d->api);
+	notify_free(d->notify);
 	event_freep(&d->wake);
 	event_freep(&d->poll);
 	event_freep(&d->reconcile);
@@ -535,8 +544,13 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		return err;
 	}
 	context = (struct api_context){ d->base, d->kernel, d->subjects, d->declare, d->drains,
-		d->stream, d->node, catch_up, d };
+		d->stream, *o->notify_socket ? d->notified : NULL, d->node, catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
+	if (!err && *o->notify_socket)
+		err = notify_new(&d->notify,
+			&(struct notify_context){ d->base, d->subjects, d->declare, d->notified,
+				catch_up, d },
+			o->notify_socket, why, len);
 	if (err)
 		return err;
 	return kernel_pin(d->kernel, why, len);
@@ -551,9 +565,19 @@ static void tell_started(const struct daemon *d, const struct run_options *o)
 	if (d->kernel->replaced)
 		log_warning("replaced the pins of another version in %s: its declarations and counters are gone",
 			o->pin_dir);
-	log_info("observing %s%s; socket %s, pins %s%s%s", d->node,
+	log_info("observing %s%s; socket %s, pins %s%s%s%s%s", d->node,
 		d->kernel->took_over ? " (took over)" : "", o->socket, o->pin_dir,
-		*o->listen ? ", http://" : "", o->listen);
+		*o->listen ? ", http://" : "", o->listen,
+		*o->notify_socket ? ", NOTIFY_SOCKET=" : "", o->notify_socket);
+}
+
+/* Daemons that have sockets of their own do not meet here either. */
+static const char *notify_beside(const char *socket, char *path, size_t size)
+{
+	const char *slash = strrchr(socket, '/');
+
+	snprintf(path, size, "%.*snotify.sock", slash ? (int)(slash + 1 - socket) : 0, socket);
+	return path;
 }
 
 int cmd_run(int argc, char **argv)
@@ -564,8 +588,8 @@ int cmd_run(int argc, char **argv)
 	struct opts_args args;
 	int code, addr_len;
 	struct run_rules rules = { 0 };
+	char why[512], beside[PATH_MAX];
 	const char *bad = "";
-	char why[512];
 
 	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
 		return code;
@@ -574,6 +598,8 @@ int cmd_run(int argc, char **argv)
 			  "see 'phasewatch run --help'", o.listen);
 		return PW_EXIT_USAGE;
 	}
+	if (!o.notify_socket)
+		o.notify_socket = notify_beside(o.socket, beside, sizeof(beside));
 	signal(SIGPIPE, SIG_IGN);
 	if (ignore_parse(&o.ignore, &rules.ignore, &rules.ignores, &bad) < 0) {
 		log_error("--ignore-... '%s': expected at most %d addresses or networks such as "

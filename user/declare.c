@@ -48,14 +48,15 @@ bool declare_may(const struct declarer *who, pid_t pid)
 }
 
 /*
- * Who is worth naming: behind our own command line, whoever ran it. Any process can call itself that,
- * and put the blame on its parent: on one of its own user only.
+ * Who is worth naming: behind a command that only passes on, whoever ran it. Any process can call itself
+ * that, and put the blame on its parent: on one of its own user only.
  */
 static pid_t worth_naming(pid_t pid)
 {
 	struct proc_stat s, parent;
 
-	if (proc_read(pid, &s) < 0 || strcmp(s.comm, "phasewatch") != 0 ||
+	if (proc_read(pid, &s) < 0 ||
+		(strcmp(s.comm, "phasewatch") != 0 && strcmp(s.comm, "systemd-notify") != 0) ||
 		proc_read(s.ppid, &parent) < 0 || parent.uid != s.uid)
 		return pid;
 	return s.ppid;

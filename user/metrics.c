@@ -3,6 +3,7 @@
 
 #include "metrics.h"
 #include "names.h"
+#include "notify.h"
 #include "util.h"
 
 static void head(struct evbuffer *out, const char *name, const char *type, const char *help)
@@ -129,7 +130,20 @@ static void add_subject(const struct subject *subject, void *arg)
 		g->inflight += stats.inflight + stats.unseen;
 }
 
-int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s)
+static void write_notified(struct evbuffer *out, const uint64_t *counts)
+{
+	static const char *const names[] = { [NOTIFY_ACCEPTED] = "accepted",
+		[NOTIFY_REFUSED] = "refused", [NOTIFY_IGNORED] = "ignored" };
+
+	head(out, "phasewatch_notify_messages", "counter",
+		"Messages in the way of sd_notify(3): declared, not allowed or malformed, without a phase.");
+	for (unsigned int r = 0; r < NOTIFY_RESULTS; r++)
+		evbuffer_add_printf(out, "phasewatch_notify_messages_total{result=\"%s\"} %llu\n",
+			names[r], (unsigned long long)counts[r]);
+}
+
+int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s,
+	const uint64_t *notified)
 {
 	struct gauges g = { .s = s };
 	struct pw_counters c;
@@ -152,6 +166,8 @@ int metrics_write(struct evbuffer *out, const struct kernel *k, const struct sub
 	write_declarations(out, &k->control->counters);
 	write_cost(out, &c);
 	write_own(out, &c);
+	if (notified)
+		write_notified(out, notified);
 	head(out, "phasewatch_build", "info", "What is running.");
 	evbuffer_add_printf(out, "phasewatch_build_info{version=\"" PW_VERSION "\"} 1\n# EOF\n");
 	return 0;

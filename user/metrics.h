@@ -10,6 +10,8 @@
 
 #define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s);
+/* `notified`: messages by enum notify_result, or NULL. */
+int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s,
+	const uint64_t *notified);
 
 #endif /* PW_METRICS_H */

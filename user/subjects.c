@@ -549,6 +549,19 @@ static int look_up(struct subjects *s, const struct pw_subject_key *key, uint64_
 	return err;
 }
 
+pid_t subjects_above(struct subjects *s, pid_t pid)
+{
+	struct pw_subject_key key = { .kind = PW_KIND_PROCESS };
+	const struct subject *subject;
+	struct proc_stat stat;
+
+	if (proc_read(pid, &stat) < 0)
+		return 0;
+	key.id = outer_subject(s, pid, stat.start_ns);
+	subject = key.id ? find(s, &key) : NULL;
+	return subject && look_up(s, &key, subject->now.start_ns, &stat) == 0 ? key.id : 0;
+}
+
 static bool valid_key(const struct pw_subject_key *key)
 {
 	if (key->reserved)

@@ -104,6 +104,8 @@ void subjects_look(const struct subjects *s);
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
 /* As cgroup_pids(), by the cgroup's path. */
 int subjects_cgroup_pids(const struct subjects *s, const char *cgroup, pid_t **ret, size_t *n);
+/* The declared process that it descends from, while that one lives; 0: none, or it is declared. */
+pid_t subjects_above(struct subjects *s, pid_t pid);
 void subjects_for_each(const struct subjects *s,
 	void (*fn)(const struct subject *subject, void *arg), void *arg);
 

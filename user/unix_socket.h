@@ -13,9 +13,10 @@ struct unix_socket {
 };
 
 /*
- * Makes the last directory as well. `type` is SOCK_STREAM, which listens then, or SOCK_DGRAM, which is
- * told who sent each message. What a daemon that is gone left there is replaced. Returns the file
- * descriptor, non-blocking, or a negative errno with a sentence in `why`: -EADDRINUSE if it is served.
+ * Makes the last directory as well. `type` is SOCK_STREAM, which listens then, or SOCK_DGRAM, which
+ * is told who sent each message. What a daemon that is gone left there is replaced. Returns the
+ * file descriptor, non-blocking, or a negative errno with a sentence in `why`: -EADDRINUSE if
+ * somebody serves it.
  */
 int unix_socket_make(int type, const char *path, struct unix_socket *ret, char *why, size_t len);
 /* Unless a successor has made its own there. One that was never made is fine. */

@@ -185,7 +185,7 @@ static int set_up(void **state)
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
 	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->declare, f->drains,
-		f->stream, "n1", catch_up, f };
+		f->stream, NULL, "n1", catch_up, f };
 	add_subject(f);
 
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");

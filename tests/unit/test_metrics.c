@@ -25,6 +25,7 @@ struct fixture {
 	struct proc_names *names;
 	struct subjects *s;
 	struct pw_counters *each; /* by CPU */
+	const uint64_t *notified;
 	pid_t pids[4];
 	size_t n_pids;
 };
@@ -135,7 +136,7 @@ static char *metrics(struct fixture *f)
 	char *text;
 
 	assert_int_equal(bpf_map_update_elem(f->k.counters, &zero, f->each, BPF_ANY), 0);
-	assert_int_equal(metrics_write(out, &f->k, f->s), 0);
+	assert_int_equal(metrics_write(out, &f->k, f->s, f->notified), 0);
 	text = calloc(1, evbuffer_get_length(out) + 1);
 	evbuffer_remove(out, text, evbuffer_get_length(out));
 	evbuffer_free(out);
@@ -269,6 +270,23 @@ static void test_format(void **state)
 	free(all);
 }
 
+static void test_notified(void **state)
+{
+	static const uint64_t counts[] = { 5, 7, 11 };
+	struct fixture *f = need_maps(state);
+	char *text = metrics(f);
+
+	assert_null(strstr(text, "phasewatch_notify")); /* there is no socket for it */
+	free(text);
+	f->notified = counts;
+	text = metrics(f);
+	assert_line(text, "# TYPE phasewatch_notify_messages counter");
+	assert_line(text, "phasewatch_notify_messages_total{result=\"accepted\"} 5");
+	assert_line(text, "phasewatch_notify_messages_total{result=\"refused\"} 7");
+	assert_line(text, "phasewatch_notify_messages_total{result=\"ignored\"} 11");
+	free(text);
+}
+
 static void test_no_counters(void **state)
 {
 	struct fixture *f = *state;
@@ -276,7 +294,7 @@ static void test_no_counters(void **state)
 
 	closep(&f->k.counters);
 	f->k.counters = -1;
-	assert_true(metrics_write(out, &f->k, f->s) < 0);
+	assert_true(metrics_write(out, &f->k, f->s, NULL) < 0);
 	assert_int_equal(evbuffer_get_length(out), 0);
 	evbuffer_free(out);
 }
@@ -288,6 +306,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sums_over_the_cpus, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_subjects, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_format, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_notified, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_no_counters, set_up, tear_down),
 	};
 
