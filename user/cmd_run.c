@@ -412,13 +412,25 @@ static void on_poll(evutil_socket_t fd, short what, void *arg)
 	poll_soon(d);
 }
 
+/*
+ * Whoever empties the ring takes the wake-up with it: epoll forgets an edge if there is nothing to
+ * read when it is to be told, and the kernel half has given its one signal.
+ */
+static void catch_up(void *arg)
+{
+	struct daemon *d = arg;
+
+	if (drain(d))
+		poll_soon(d);
+}
+
 static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 {
 	struct daemon *d = arg;
 	int err;
 
 	api_accept_again(d->api);
-	drain(d);
+	catch_up(d);
 	if (drains_running(d->drains)) {
 		subjects_look(d->subjects);
 		subjects_for_each(d->subjects, follow_drain, d);
@@ -428,11 +440,6 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 		log_error("cannot compare with pw_phases: %s", strerror(-err));
 	look_for_losses(d);
 	stream_flush(d->stream);
-}
-
-static void catch_up(void *arg)
-{
-	drain(arg);
 }
 
 static void on_stop(evutil_socket_t fd, short what, void *arg)

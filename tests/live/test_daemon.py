@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 import subprocess
+import threading
 
 import harness
 import pytest
@@ -106,6 +107,33 @@ def test_bpffs_is_mounted_where_it_is_missing(own_daemon):
     assert "pw_phases" in pins.split(), said
     # The namespace has taken the mount and its pins along.
     assert_nothing_left(before, own_daemon.pin_dir)
+
+
+def test_events_come_at_once(own_daemon, server):
+    """Requests look at the ring buffer as well, and may take away what the daemon was woken for: it
+    goes on to look by itself."""
+    own_daemon.start()
+    s = server("blocking")
+    own_daemon.declare("DRAIN", s.pid)
+    follower = own_daemon.watch().follower
+    enough = threading.Event()
+
+    def ask():
+        while not enough.is_set():
+            own_daemon.get("/v1/subjects")
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    for one in asking:
+        one.start()
+    for _ in range(211):
+        connect_and_ask("127.0.0.1", s.port, 1)
+    enough.set()
+    for one in asking:
+        one.join()
+    began = now_ns()
+    for _ in range(7):
+        follower.mark()
+    assert now_ns() - began < 7 * 5 * 10**8
 
 
 # Refusals -----------------------------------------------------------------------------------
