@@ -137,6 +137,7 @@ class Daemon:
         self.directory = Path(directory)
         self.binary = binary
         self.socket = self.directory / "phasewatch.sock"
+        self.notify_socket = self.directory / "notify.sock"
         self.pin_dir = BPFFS / f"phasewatch-{name}-{os.getpid()}"
         self.port = free_port()
         self.options = []
@@ -304,6 +305,11 @@ class Metrics:
 
     def connections(self, **labels):
         return self.sum("phasewatch_connections_total", **labels)
+
+    def notified(self):
+        """Messages of sd_notify by result: accepted, refused, ignored."""
+        results = ("accepted", "refused", "ignored")
+        return [self.sum("phasewatch_notify_messages_total", result=r) for r in results]
 
     def misrouted(self, **labels):
         return self.sum("phasewatch_misrouted_total", **labels)

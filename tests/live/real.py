@@ -134,20 +134,22 @@ def nginx(directory):
 
 
 def minds_signals(master):
-    """HAProxy's master executes itself once more when its workers run. Signals before that end are
-    lost."""
+    """HAProxy's master executes itself once more when its workers run, and then comes to catch
+    signals as a master does, SIGCHLD last. Those that end it before that are lost."""
     environment = Path(f"/proc/{master}/environ").read_bytes()
     caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{master}/status").read_text())[1]
-    catches = int(caught, 16) >> (signal.SIGUSR1 - 1) & 1
+    catches = int(caught, 16) >> (signal.SIGCHLD - 1) & 1
     return b"HAPROXY_MWORKER_WAIT_ONLY" in environment and catches
 
 
-def haproxy(directory):
+def haproxy_config(directory, more=""):
+    """The file, and the port in it. `more` is for the global section."""
     port = free_port()
     config = directory / "haproxy.cfg"
     config.write_text(f"""
 global
     nbthread 2
+    {more}
 defaults
     mode http
     timeout client 60s
@@ -156,7 +158,12 @@ frontend main
     bind {ADDRESS}:{port}
     http-request return status 200 content-type text/plain string ok
 """)
-    server = start(["haproxy", "-W", "-db", "-q", "-f", str(config)], port)
+    return config, port
+
+
+def haproxy(directory, mode="-W", more=""):
+    config, port = haproxy_config(directory, more)
+    server = start(["haproxy", mode, "-db", "-q", "-f", str(config)], port)
     wait_until(lambda: minds_signals(server.pid), "haproxy's master minds signals")
     return server
 
@@ -234,11 +241,11 @@ def postgres(directory):
     return server
 
 
-def redis(directory):
+def redis(directory, *more):
     port = free_port()
     return start(
         ["redis-server", "--port", str(port), "--bind", ADDRESS, "--save", "", "--dir",
-         str(directory), "--logfile", str(directory / "redis.log")],
+         str(directory), "--logfile", str(directory / "redis.log"), *more],
         port,
     )  # fmt: skip
 

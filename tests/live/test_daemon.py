@@ -192,6 +192,16 @@ def test_socket_that_cannot_be(own_daemon, tmp_path, what):
     assert str(own_daemon.socket) in said
 
 
+@pytest.mark.parametrize("where", ["/proc/nothing/x", "phasewatch.sock"])
+def test_notify_socket_that_cannot_be(own_daemon, where):
+    where = own_daemon.directory / where
+    own_daemon.options = ["--notify-socket", str(where)]
+    code, said = run_fails(own_daemon)
+    assert code == 1
+    assert str(where) in said
+    assert not own_daemon.socket.exists()
+
+
 @pytest.mark.parametrize("where", ["/proc/phasewatch", "/sys/kernel/phasewatch"])
 def test_pin_dir_that_cannot_be(own_daemon, where):
     own_daemon.pin_dir = harness.Path(where)

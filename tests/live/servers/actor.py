@@ -319,6 +319,17 @@ class Actor:
         head, body = answer.decode().split("\r\n\r\n", 1)
         return [int(head.split()[1]), body]
 
+    def notify(self, path, text):
+        """sd_notify(3) and sd_notify_barrier(3): returns when the message has been looked at."""
+        done, theirs = os.pipe()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(path)
+            sock.send(text.encode())
+            socket.send_fds(sock, [b"BARRIER=1"], [theirs])
+        os.close(theirs)
+        assert os.read(done, 1) == b""
+        os.close(done)
+
     def exit(self, code):
         os._exit(code)
 
