@@ -5,6 +5,7 @@
 
 #include "client.h"
 #include "commands.h"
+#include "notify.h"
 #include "phasewatch/phase.h"
 #include "util.h"
 
@@ -34,8 +35,9 @@ const struct opts_spec exec_spec = {
 	.args = "CMD [ARG]...",
 	.summary = "run a command as a subject",
 	.details = "CMD is in INIT from its first moment on, ACTIVE when it (or a child of it) listens "
-		   "on TCP, and then what signals or it itself declare. It takes the place of this "
-		   "process: signals, exit status and standard streams are its own. Where no "
+		   "on TCP or says READY=1 to $NOTIFY_SOCKET, and then what signals or it itself "
+		   "declare. It takes the place of this process: signals, exit status and standard "
+		   "streams are its own. Where no "
 		   "daemon runs it is run all the same. 126 and 127 say that it could not be run.",
 	.options = options,
 	.min_args = 1,
@@ -65,6 +67,16 @@ static int declare_init(const struct exec_options *o)
 	return code;
 }
 
+/* For READY=1 and the like, unless somebody else waits for these already, such as systemd. */
+static void offer_notify_socket(const char *socket)
+{
+	char path[PATH_MAX];
+
+	notify_beside(socket, path, sizeof(path));
+	if (access(path, W_OK) == 0)
+		setenv("NOTIFY_SOCKET", path, 0);
+}
+
 int cmd_exec(int argc, char **argv)
 {
 	struct exec_options o = { 0 };
@@ -78,6 +90,8 @@ int cmd_exec(int argc, char **argv)
 		return code;
 	if (code)
 		log_warning("%s is run all the same, undeclared", args.values[0]);
+	else
+		offer_notify_socket(o.socket);
 	signal(SIGPIPE, SIG_DFL); /* that it is ignored here would be inherited */
 	execvp(args.values[0], args.values);
 	log_error("cannot run %s: %s", args.values[0], strerror(errno));

@@ -578,15 +578,6 @@ static void tell_started(const struct daemon *d, const struct run_options *o)
 		*o->notify_socket ? ", NOTIFY_SOCKET=" : "", o->notify_socket);
 }
 
-/* Daemons that have sockets of their own do not meet here either. */
-static const char *notify_beside(const char *socket, char *path, size_t size)
-{
-	const char *slash = strrchr(socket, '/');
-
-	snprintf(path, size, "%.*snotify.sock", slash ? (int)(slash + 1 - socket) : 0, socket);
-	return path;
-}
-
 int cmd_run(int argc, char **argv)
 {
 	struct run_options o = { 0 };

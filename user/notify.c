@@ -234,6 +234,14 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 	} while (clock_boot_ns() < end);
 }
 
+const char *notify_beside(const char *socket, char *path, size_t size)
+{
+	const char *slash = strrchr(socket, '/');
+
+	snprintf(path, size, "%.*snotify.sock", slash ? (int)(slash + 1 - socket) : 0, socket);
+	return path;
+}
+
 int notify_new(struct notify **ret, const struct notify_context *context, const char *path,
 	char *why, size_t len)
 {

@@ -59,6 +59,9 @@ struct notify_context {
 	void *arg;
 };
 
+/* Where it is by default: daemons that have sockets of their own do not meet here either. */
+const char *notify_beside(const char *socket, char *path, size_t size);
+
 /* On failure `why` has a sentence. */
 int notify_new(struct notify **ret, const struct notify_context *context, const char *path,
 	char *why, size_t why_len);

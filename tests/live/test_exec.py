@@ -79,6 +79,23 @@ def test_from_its_first_moment_on(daemon, watch, listening, executed):
     assert after - before == 5
 
 
+def test_ready(watch, executed):
+    """Who does not listen says by sd_notify(3) when it is ready."""
+    with subprocess.Popen([*executed(), "sh", "-c", "systemd-notify --ready; exit 3"]) as process:
+        assert process.wait(DEADLINE) == 3
+    assert phases(watch.collect(), process.pid) == [INIT, ("INIT", "ACTIVE", "sdnotify")]
+
+
+def test_somebody_elses_notify_socket(executed):
+    """Such as systemd's, which waits for READY=1."""
+    done = subprocess.run(
+        [*executed(), "sh", "-c", "echo $NOTIFY_SOCKET"],
+        env={**os.environ, "NOTIFY_SOCKET": "/run/systemd/notify"},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.stdout == "/run/systemd/notify\n"
+
+
 @pytest.mark.parametrize("script, code", [
     ("exit 0", 0),
     ("exit 7", 7),
