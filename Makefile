@@ -38,8 +38,9 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-para
 BPF_OBJECTS := $(patsubst %.c,$(B)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(wildcard bpf/*.bpf.c)))
 OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c))
 UNIT_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
+TEST_SERVERS := $(patsubst tests/live/servers/%.c,$(B)/tests/%,$(wildcard tests/live/servers/*.c))
 
-.PHONY: demo test test-kernels build lib unit install clean
+.PHONY: demo test test-kernels build lib unit servers install clean
 .DELETE_ON_ERROR:
 
 demo:
@@ -52,7 +53,7 @@ test-kernels: build
 
 test:
 	@tools/deps build test
-	@$(MAKE) --no-print-directory -s build unit
+	@$(MAKE) --no-print-directory -s build unit servers
 	@tests/run
 
 build: $(B)/phasewatch lib
@@ -91,6 +92,12 @@ unit: $(UNIT_TESTS)
 $(B)/tests/unit/%: tests/unit/%.c $(filter-out $(B)/user/main.o,$(OBJECTS)) $(B)/lib/client.o \
 		| $(B)/tests/unit
 	$(CC) $(ALL_CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $(filter %.c %.o,$^) $(LIBS) -lcmocka -lpthread
+
+# Whom the live tests talk to.
+servers: $(TEST_SERVERS)
+
+$(B)/tests/%: tests/live/servers/%.c | $(B)/tests/unit
+	$(CC) $(ALL_CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< -luring -ljansson
 
 $(B)/user $(B)/bpf $(B)/lib $(B)/tests/unit:
 	@mkdir -p $@

@@ -126,8 +126,8 @@ def actor():
 def listening(actor):
     """Makes actors that listen."""
 
-    def make(address="127.0.0.1", prefix=(), port=0):
-        one = actor(prefix)
+    def make(address="127.0.0.1", *args, port=0, **more):
+        one = actor(*args, **more)
         one.port = one.call("listen", address, port)
         return one
 

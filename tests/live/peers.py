@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import end_of
-from harness import DEADLINE, SERVERS, free_port, now_ns, wait_until
+from harness import DEADLINE, REPO, SERVERS, free_port, now_ns, wait_until
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 # What is said on connections to actors, in bytes.
 QUESTION = 41
 ANSWER = 59
+
+URING = REPO / "build" / "tests" / "uring"
 
 # What a server listens on, and what a client of it connects to.
 FAMILIES = {
@@ -335,14 +337,16 @@ frontend main
 
 
 class Actor:
-    """A process that does what it is told; see servers/actor.py for what it can do."""
+    """A process that does what it is told; see servers/actor.py for what it can do, and
+    servers/uring.c for what it can do by io_uring: there `uring` is how it accepts."""
 
-    def __init__(self, prefix=(), scripts=SERVERS):
+    def __init__(self, prefix=(), scripts=SERVERS, uring=None):
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(DEADLINE)
+        program = [URING, uring] if uring else [sys.executable, scripts / "actor.py"]
         with theirs:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, str(scripts / "actor.py"), str(theirs.fileno())],
+                [*prefix, *program, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
