@@ -261,7 +261,7 @@ struct pw_conn {
 	__u64 established_ns; /* 0: a listener, a handshake not done, or older than the declaration */
 	__u64 subject;	      /* that accepted it; until then whose listener it came to; 0: none */
 	__u32 life;	      /* of that subject, its lower half */
-	__u32 judged;	      /* counted, by whichever hook came first */
+	__u32 judged;	      /* counted, by whichever hook came first: the pid that had it, or 1 */
 	__u32 answered_seq;   /* write_seq when it was last read from: a read after it moved on begins
 			       * a request */
 	__u16 requests;

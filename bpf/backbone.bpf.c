@@ -278,7 +278,7 @@ int pw_sock_release(struct bpf_sock *ctx)
 		return 1;
 	task = pw_current();
 	if (!conn->judged && BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_LISTEN) {
-		pw_listener_released(sk, task);
+		pw_listener_released(conn, sk, task);
 		return 1;
 	}
 	if (!conn->judged && conn->established_ns)

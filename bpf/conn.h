@@ -167,6 +167,23 @@ static __always_inline struct pw_stats *pw_owner_stats(struct pw_conn *conn)
 }
 
 /*
+ * Whose a socket is that `task` accepts, resets or closes. What the kernel closes was held by who
+ * accepted it, if that is known, or else by whose listener it came to.
+ */
+static __always_inline struct pw_declaration *pw_subject_of_holder(
+	struct pw_conn *conn, struct task_struct *task, struct pw_subject_key *key)
+{
+	if (!pw_is_kernel(task))
+		return pw_subject_of(task, key);
+	if (!conn || !pw_owner_stats(conn))
+		return 0;
+	key->kind = conn->kind;
+	key->reserved = 0;
+	key->id = conn->subject;
+	return bpf_map_lookup_elem(&pw_phases, key);
+}
+
+/*
  * `conn` is the socket's storage, `task` holds the socket. Called by the hooks around accept(), by
  * the first read or write, at a drain, or by the last close. Without a stamp it was
  * counted when it came already, as an arrival that no phase was declared for.
@@ -181,12 +198,12 @@ static __always_inline void pw_conn_accepted(
 	struct pw_stats *stats;
 	struct pw_ends ends;
 
-	conn->judged = 1;
-	conn->subject = 0;
+	conn->judged = pw_tgid(task);
 	if (!conn->established_ns)
 		conn->established_ns = bpf_ktime_get_boot_ns();
 
-	d = pw_subject_of(task, &key);
+	d = pw_subject_of_holder(conn, task, &key);
+	conn->subject = 0;
 	if (!d) {
 		pw_count_connection(PW_DIR_ACCEPT, PW_UNDECLARED, PW_OK);
 		return;
@@ -209,7 +226,7 @@ static __always_inline void pw_conn_accepted(
 	}
 	if (on.verdict == PW_OK)
 		return;
-	pw_identify(task, &process);
+	pw_identify_holder(task, &process);
 	pw_conn_emit(&process, &on, &ends, PW_EV_ACCEPT, conn->established_ns, seen_by, 0);
 }
 

@@ -74,7 +74,7 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 			return;
 		established = pw_established_ns(sk);
 	}
-	d = pw_subject_of(task, &key);
+	d = pw_subject_of_holder(conn, task, &key);
 	if (!d)
 		return;
 	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
@@ -82,7 +82,7 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	c = pw_cpu_counters();
 	if (c && on.verdict != PW_IGNORED)
 		pw_add(c->backlog_dropped, 1);
-	pw_identify(task, &process);
+	pw_identify_holder(task, &process);
 	pw_conn_emit(&process, &on, &ends, PW_EV_DROP, established, 0, 0);
 }
 

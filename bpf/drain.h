@@ -108,7 +108,7 @@ static __always_inline void pw_remember_closed(struct pw_conn *conn, struct sock
 {
 	struct pw_closed closed = { .on = *on, .client = ends->client };
 
-	pw_identify(task, &closed.process);
+	pw_identify_holder(task, &closed.process);
 	closed.established_ns = conn->established_ns;
 	closed.closed_ns = bpf_ktime_get_boot_ns();
 	closed.write_seq = BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
@@ -130,7 +130,7 @@ static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *s
 	if (!rec)
 		return;
 	pw_head(&rec->h, PW_EV_ABANDON, sizeof(*rec), bpf_ktime_get_boot_ns());
-	pw_identify(task, &rec->process);
+	pw_identify_holder(task, &rec->process);
 	rec->on = *on;
 	rec->tuple = ends->tuple;
 	rec->client = ends->client;
@@ -143,6 +143,19 @@ static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *s
 }
 
 /*
+ * Whoever had the connection exits, or has done so: then the kernel closes what was in the table of
+ * its io_uring, and by that time the exit itself may be forgotten.
+ */
+static __always_inline int pw_holder_exits(struct pw_conn *conn, struct task_struct *task)
+{
+	__u32 tgid = conn->judged;
+
+	if (!pw_is_kernel(task))
+		return pw_group_dead(task);
+	return !bpf_map_lookup_elem(&pw_members, &tgid) || bpf_map_lookup_elem(&pw_exited, &tgid);
+}
+
+/*
  * The last reference to an open connection goes: with the process that exits, or else by its will
  * while it drains. Either way the client may be about to send a request.
  */
@@ -151,7 +164,7 @@ static __always_inline void pw_conn_ended(
 {
 	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
 	struct pw_control *ctl = pw_shared();
-	int exits = pw_group_dead(task), busy;
+	int exits = pw_holder_exits(conn, task), busy;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
 	struct pw_verdict_on on;
@@ -163,7 +176,7 @@ static __always_inline void pw_conn_ended(
 	/* a peer that has closed its side and has its answer has lost nothing */
 	if (state != TCP_ESTABLISHED && !(state == TCP_CLOSE_WAIT && busy))
 		return;
-	d = pw_subject_of(task, &key);
+	d = pw_subject_of_holder(conn, task, &key);
 	if (!d || (d->phase != PW_DRAIN && d->phase != PW_SHUTDOWN))
 		return;
 	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
@@ -189,7 +202,8 @@ static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *
 }
 
 /* The last reference to a subject's listener goes: by the one who closes it. */
-static __always_inline void pw_listener_released(struct sock *sk, struct task_struct *task)
+static __always_inline void pw_listener_released(
+	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
 {
 	struct pw_counters *c = pw_cpu_counters();
 	struct pw_control *ctl = pw_shared();
@@ -201,7 +215,7 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 	struct pw_ends ends = {};
 	__u32 queued;
 
-	d = pw_subject_of(task, &key);
+	d = pw_subject_of_holder(conn, task, &key);
 	if (!d)
 		return;
 	gone.gone_ns = bpf_ktime_get_boot_ns();
@@ -213,7 +227,7 @@ static __always_inline void pw_listener_released(struct sock *sk, struct task_st
 	queued = BPF_CORE_READ(sk, sk_ack_backlog);
 	if (ctl && ctl->queue_is_loss && c && gone.on.verdict != PW_IGNORED)
 		pw_add(c->backlog_dropped, queued);
-	pw_identify(task, &process);
+	pw_identify_holder(task, &process);
 	pw_read_tuple(sk, 1, &ends.tuple);
 	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0,
 		BPF_CORE_READ((struct inet_connection_sock *)sk, icsk_accept_queue.qlen.counter),

@@ -92,15 +92,15 @@ static __always_inline void pw_stamp_listener(
 }
 
 /* An old connection is judged already: it is counted as open, and if it was accepted, in flight. */
-static __always_inline void pw_stamp_connection(
-	struct sock *sk, struct pw_port *port, struct pw_subject_key *key)
+static __always_inline void pw_stamp_connection(struct sock *sk, struct task_struct *task,
+	struct pw_port *port, struct pw_subject_key *key)
 {
 	struct pw_conn fresh = {};
 	struct pw_stats *stats;
 
 	if (bpf_sk_storage_get(&pw_conns, sk, 0, 0))
 		return;
-	fresh.judged = 1;
+	fresh.judged = pw_tgid(task);
 	stats = pw_stats_of(key);
 	if (stats && bpf_map_lookup_elem(&pw_ports, port)) {
 		pw_own(&fresh, key, stats);
@@ -203,7 +203,7 @@ int pw_snapshot(struct bpf_iter__task_file *ctx)
 	if (state == TCP_LISTEN)
 		pw_stamp_listener(sk, &port, &key);
 	else if (ctl->snapshot == PW_PASS_CONNECTIONS)
-		pw_stamp_connection(sk, &port, &key);
+		pw_stamp_connection(sk, task, &port, &key);
 	else if (ctl->snapshot == PW_PASS_TURNS)
 		pw_stamp_turn(sk, task);
 	return 0;

@@ -64,10 +64,8 @@ static bool is_conn(const struct event *e)
 	       e->type == PW_EV_REFUSED || e->type == PW_EV_DROP || e->type == PW_EV_UNLISTEN;
 }
 
-const struct pw_process *event_process(const struct event *e)
+static const struct pw_process *process_of(const struct event *e)
 {
-	if (e->type == PW_EV_REFUSED)
-		return NULL;
 	if (is_conn(e))
 		return &e->conn.process;
 	switch (e->type) {
@@ -85,6 +83,13 @@ const struct pw_process *event_process(const struct event *e)
 	default:
 		return NULL;
 	}
+}
+
+const struct pw_process *event_process(const struct event *e)
+{
+	const struct pw_process *p = process_of(e);
+
+	return p && p->pid ? p : NULL;
 }
 
 const struct pw_verdict_on *event_verdict_on(const struct event *e)

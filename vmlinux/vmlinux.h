@@ -204,6 +204,7 @@ struct cred {
 };
 
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
 	int exit_code;
