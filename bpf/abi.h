@@ -11,7 +11,7 @@
 
 #include "phasewatch/phase.h"
 
-#define PW_ABI 3
+#define PW_ABI 4
 #define PW_MAGIC 0x7068777463680000ULL /* "phwtch" */
 #define PW_COMM_LEN 16
 
@@ -330,6 +330,7 @@ struct pw_control {
 	__u32 adopt_from; /* tgid of the subject around it, 0: none */
 	__u32 adopt_scoped; /* only within its scope (pw_scope()) */
 	__u32 reserved;
+	struct pw_subject_key turns_of; /* the subject that pw_turns works for */
 	__u32 snapshot; /* enum pw_snapshot_pass */
 	__u32 look;	/* number of the last count of connections */
 	__u32 queue_is_loss; /* resets of queued connections are not seen: a listener's end tells */

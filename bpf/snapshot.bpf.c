@@ -111,24 +111,46 @@ static __always_inline void pw_stamp_connection(struct sock *sk, struct task_str
 }
 
 /*
- * At a drain: what was accepted unseen is in flight. And is a request under way on this old
- * connection? Then what is read next belongs to it, else it begins one. TCP's clocks tell, in units
- * of a tick.
+ * Is a request under way on this old connection? Then what is read next belongs to it, else it
+ * begins one. TCP's clocks tell, in units of a tick.
  */
+static __always_inline void pw_set_turn(struct pw_conn *conn, struct sock *sk)
+{
+	__u32 write_seq = BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+
+	conn->was_read = 0;
+	conn->answered_seq = pw_is_busy(conn, sk) ? write_seq : write_seq - 1;
+	conn->was_read = 1;
+}
+
+/* At a drain; what was accepted unseen is in flight. */
 static __always_inline void pw_stamp_turn(struct sock *sk, struct task_struct *task)
 {
 	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
-	struct tcp_sock *tp = (struct tcp_sock *)sk;
-	__u32 write_seq = BPF_CORE_READ(tp, write_seq);
 
 	if (!conn)
 		return;
 	pw_conn_touched(conn, sk, task);
-	if (!conn->judged || !conn->subject)
-		return;
-	conn->was_read = 0;
-	conn->answered_seq = pw_is_busy(conn, sk) ? write_seq : write_seq - 1;
-	conn->was_read = 1;
+	if (conn->judged && conn->subject)
+		pw_set_turn(conn, sk);
+}
+
+/* The same for connections that are in no process's file table, but in that of an io_uring. */
+SEC("iter/bpf_sk_storage_map")
+int pw_turns(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct pw_control *ctl = pw_shared();
+	struct pw_conn *conn = ctx->value;
+	struct sock *sk = ctx->sk;
+	__u8 state;
+
+	if (!sk || !conn || !ctl || conn->kind != ctl->turns_of.kind ||
+		conn->subject != ctl->turns_of.id)
+		return 0;
+	state = sk->__sk_common.skc_state;
+	if ((state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT) && sk->sk_socket)
+		pw_set_turn(conn, sk);
+	return 0;
 }
 
 static __always_inline void pw_stamp_client(

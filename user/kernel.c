@@ -102,6 +102,10 @@ static const struct hook_spec {
 	{ "pw_snapshot", "iter/task_file", HOOK_ITERATOR, false, "bpf_sock_from_file",
 		"sockets older than the declaration",
 		"connections older than the declaration are not counted as in flight" },
+	{ "pw_turns", "iter/bpf_sk_storage_map", HOOK_ITERATOR, false,
+		"bpf_iter_bpf_sk_storage_map",
+		"requests under way when a drain begins, on connections in an io_uring's table",
+		"of such connections the first read after DRAIN is taken for a late request" },
 	{ "pw_look", "iter/bpf_sk_storage_map", HOOK_ITERATOR, false,
 		"bpf_iter_bpf_sk_storage_map",
 		"connections in accept queues and being closed, counted when asked for",
@@ -682,16 +686,22 @@ static ssize_t run_iterator(int prog, union bpf_iter_link_info *info, void *out,
 	}
 }
 
-int kernel_look(struct kernel *k)
+/* Over all sockets that are tracked. */
+static int run_over_conns(struct kernel *k, const char *program)
 {
-	int hook = spec_index("pw_look");
 	union bpf_iter_link_info info = { .map.map_fd = k->conns };
+	int hook = spec_index(program);
 	char nothing[1];
 
 	if (k->hooks[hook].error)
 		return k->hooks[hook].error;
-	k->control->look++;
 	return run_iterator(k->private->progs[hook], &info, nothing, sizeof(nothing));
+}
+
+int kernel_look(struct kernel *k)
+{
+	k->control->look++;
+	return run_over_conns(k, "pw_look");
 }
 
 static int compare_pids(const void *a, const void *b)
@@ -795,12 +805,18 @@ int kernel_snapshot(struct kernel *k, enum pw_snapshot_pass pass, const struct p
 		err = run_iterator(prog, &info, nothing, sizeof(nothing));
 		if (err == -ESRCH)
 			continue; /* gone meanwhile */
-		if (err == -EINVAL || err == -E2BIG) /* no filter by process before 6.1 */
-			return run_iterator(prog, NULL, nothing, sizeof(nothing));
+		if (err == -EINVAL || err == -E2BIG) { /* no filter by process before 6.1 */
+			err = run_iterator(prog, NULL, nothing, sizeof(nothing));
+			n = 0;
+		}
 		if (err < 0)
 			return err;
 	}
-	return 0;
+	if (pass != PW_PASS_TURNS)
+		return 0;
+	k->control->turns_of = *of;
+	err = run_over_conns(k, "pw_turns");
+	return err == -ENOENT ? 0 : err;
 }
 
 int kernel_arm(struct kernel *k, bool on)
