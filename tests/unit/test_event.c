@@ -310,6 +310,20 @@ static void test_write_leaves_out_what_is_not_known(void **state)
 		"\"dst\":{\"addr\":\"10.0.0.8\",\"port\":8080},\"seen_by\":\"accept\"}");
 }
 
+/* The kernel closed it, for somebody it does not know. */
+static void test_write_without_a_process(void **state)
+{
+	struct event e = decoded(&accept_record, sizeof(accept_record));
+	json_t *value;
+
+	memset(&e.conn.process, 0, sizeof(e.conn.process));
+	assert_null(event_process(&e));
+	value = written(&e, &names);
+	assert_null(json_object_get(value, "process"));
+	assert_non_null(json_object_get(value, "subject"));
+	json_decref(value);
+}
+
 static void test_write_connect(void **state)
 {
 	static const char *const results[] = { "established", "refused", "timeout", "reset",
@@ -564,6 +578,7 @@ int main(void)
 		cmocka_unit_test(test_decode_and_write_noise),
 		cmocka_unit_test(test_write_accept),
 		cmocka_unit_test(test_write_leaves_out_what_is_not_known),
+		cmocka_unit_test(test_write_without_a_process),
 		cmocka_unit_test(test_write_connect),
 		cmocka_unit_test(test_write_exit),
 		cmocka_unit_test(test_write_exit_statuses),
