@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -16,13 +17,15 @@ sys.path.append(str(Path(__file__).parent / "servers"))
 import cgroup  # noqa: E402
 import harness  # noqa: E402
 import peers  # noqa: E402
+import real  # noqa: E402
 
 
 def pytest_configure(config):
     if os.geteuid() != 0:
         pytest.exit("the live tests load BPF programs: run them as root (tests/run uses sudo)", 1)
-    if not harness.BINARY.exists():
-        pytest.exit(f"{harness.BINARY} is not there: run `make build`", 1)
+    for program in (harness.BINARY, peers.URING):
+        if not program.exists():
+            pytest.exit(f"{program} is not there: run `make build servers`", 1)
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +98,13 @@ def daemon(directories, public):
     harness.assert_nothing_left(before, daemon.pin_dir)
 
 
+@pytest.fixture(scope="session")
+def fexit(daemon):
+    """Whether an accept with a NULL address is seen at once, as phasewatch says itself."""
+    shown = json.loads(daemon.run("probe", "-o", "json").stdout)
+    return any(h["on"] for h in shown["hooks"] if h["hook"] == "fexit/inet_csk_accept")
+
+
 @pytest.fixture
 def own_daemon(directories, public):
     """A daemon of the test's own, not started yet."""
@@ -113,8 +123,12 @@ def actor():
     """Makes scripted processes."""
     made = []
 
-    def make(*args, **more):
-        made.append(peers.Actor(*args, **more))
+    def make(*args, uring=None, **more):
+        if uring:
+            able = subprocess.run([peers.URING, uring], capture_output=True, text=True)
+            if able.returncode:
+                pytest.skip(able.stderr.strip())
+        made.append(peers.Actor(*args, uring=uring, **more))
         return made[-1]
 
     yield make
@@ -237,8 +251,8 @@ def server(directories):
         if kind in SCRIPTS:
             made.append(peers.script(SCRIPTS[kind], address))
         else:
-            directory = directories()
-            made.append(getattr(peers, kind)(address, directory))
+            directory = Path(directories())
+            made.append(getattr(real if hasattr(real, kind) else peers, kind)(address, directory))
             made[-1].directory = directory
         return made[-1]
 

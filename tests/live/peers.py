@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -122,10 +123,12 @@ def arrive(one, count):
 
 
 class Kept(Held):
-    """Connections that an actor has accepted: the n-th here is its n-th. Counts what is sent."""
+    """Connections that an actor has accepted: the n-th here is its n-th after the `first` ones.
+    Counts what is sent."""
 
-    def __init__(self, one, count, address="127.0.0.1", accept=True):
+    def __init__(self, one, count, address="127.0.0.1", accept=True, first=0):
         self.one = one
+        self.first = first
         self.earliest = now_ns()
         super().__init__(address, one.port, count)
         if accept:
@@ -140,10 +143,10 @@ class Kept(Held):
             self.to_server[i] += size
 
     def read(self, which, size=QUESTION, *how):
-        self.one.call("receive", list(which), size, *how)
+        self.one.call("receive", [self.first + i for i in which], size, *how)
 
     def answer(self, which, size=ANSWER):
-        self.one.call("send", list(which), size)
+        self.one.call("send", [self.first + i for i in which], size)
         for i in which:
             got = 0
             while got < size:
@@ -154,12 +157,6 @@ class Kept(Held):
         self.say(which, size)
         self.read(which, size)
         self.answer(which)
-
-    def next_tick(self):
-        """What was said so far and what follows are told apart by TCP's clocks, too: they are what
-        tells whose turn it was when DRAIN came, and tick every 10 ms or more often."""
-        begin = now_ns()
-        wait_until(lambda: now_ns() > begin + 10**7, "10 ms have passed")
 
     def leave(self, which):
         for i in which:
@@ -212,8 +209,23 @@ def wait_syn_sent(port):
     wait_until(found, f"a SYN is sent to port {port}")
 
 
+def unread(port):
+    """The clients' ports of the connections to this port that hold data which nobody has read."""
+    lines = [f for f in sockets(port, state=1) if int(f[4].split(":")[1], 16)]
+    return {int(f[2].split(":")[1], 16) for f in lines}
+
+
 def children(pid):
     return {int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def descendants(pid):
+    """This process and those that come of it."""
+    found = {pid}
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in children(pid):
+            found |= descendants(child)
+    return found
 
 
 def has_ended(pid):
@@ -228,6 +240,25 @@ def start_ns(pid):
     """When a process started (CLOCK_BOOTTIME), in the resolution of /proc: 10 ms."""
     after_comm = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(after_comm[19]) * 10**9 // os.sysconf("SC_CLK_TCK")
+
+
+def halt(server):
+    """Stops all processes of its group, as Ctrl-Z does."""
+    os.killpg(server.pid, signal.SIGSTOP)
+
+    def stopped():
+        stats = [s.read_text() for s in Path("/proc").glob("[0-9]*/task/[0-9]*/stat")]
+        fields = [stat.rpartition(")")[2].split() for stat in stats]
+        return {state for state, _, group, *_ in fields if int(group) == server.pid} == {"T"}
+
+    wait_until(stopped, "all its processes are stopped")
+
+
+def next_tick():
+    """What was said so far and what follows are told apart by TCP's clocks, too: they are what
+    tells whose turn it was when DRAIN came, and tick every 10 ms or more often."""
+    begin = now_ns()
+    wait_until(lambda: now_ns() > begin + 10**7, "10 ms have passed")
 
 
 # Servers ------------------------------------------------------------------------------------
@@ -307,29 +338,41 @@ http {{
     return server
 
 
-def access_log(directory):
-    """The clients' ports as nginx logged them."""
-    lines = (Path(directory) / "access.log").read_text().splitlines()
-    return [int(line.split()[1]) for line in lines]
-
-
-def haproxy(address, directory):
-    """Master and worker, two threads."""
+def haproxy_config(address, directory, more=""):
+    """The file, and the port in it. `more` is for the global section."""
     port = free_port()
     config = Path(directory) / "haproxy.cfg"
+    family = "ipv4@" if ":" not in address else ""
     config.write_text(f"""
 global
     nbthread 2
+    {more}
 defaults
     mode http
-    timeout client 10s
+    timeout client 60s
+    timeout http-keep-alive 60s
 frontend main
-    bind {"ipv4@" if ":" not in address else ""}{address}:{port}{" v4v6" if address == "::" else ""}
-    option httpclose
+    bind {family}{address}:{port}{" v4v6" if address == "::" else ""}
     http-request return status 200 content-type text/plain lf-string "%pid %pid"
 """)
-    server = Server(["haproxy", "-W", "-db", "-q", "-f", str(config)], port)
+    return config, port
+
+
+def minds_signals(master):
+    """HAProxy's master executes itself once more when its workers run, and then comes to catch
+    signals as a master does, SIGCHLD last. Those that end it before that are lost."""
+    environment = Path(f"/proc/{master}/environ").read_bytes()
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{master}/status").read_text())[1]
+    catches = int(caught, 16) >> (signal.SIGCHLD - 1) & 1
+    return b"HAPROXY_MWORKER_WAIT_ONLY" in environment and catches
+
+
+def haproxy(address, directory, mode="-W", more=""):
+    """Master and worker, two threads."""
+    config, port = haproxy_config(address, directory, more)
+    server = Server(["haproxy", mode, "-db", "-q", "-f", str(config)], port)
     server.wait_listening()
+    wait_until(lambda: minds_signals(server.pid), "haproxy's master minds signals")
     return server
 
 

@@ -6,11 +6,9 @@ import contextlib
 import glob
 import os
 import re
-import signal
 import socket
 import struct
 import subprocess
-from pathlib import Path
 
 import peers
 from harness import DEADLINE, NOBODY, SERVERS, free_port, wait_until
@@ -24,15 +22,19 @@ class Client:
     """One connection, and what went over it. The halves of a request are for one that is under way
     at some moment."""
 
-    def __init__(self, port, wait=True):
+    def __init__(self, port, address=ADDRESS, wait=True):
         self.sent = self.received = 0
+        self.unanswered = False
         self.got = b""
-        self.sock = socket.socket()
+        self.dst = (address, port)
+        self.sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
         self.sock.settimeout(DEADLINE)
-        self.sock.bind((ADDRESS, 0))
-        self.port = self.sock.getsockname()[1]
+        self.sock.bind((address, 0))
+        self.src = self.sock.getsockname()[:2]
+        self.port = self.src[1]
+        self.acceptor = self.handler = 0
         try:
-            self.sock.connect((ADDRESS, port))
+            self.sock.connect(self.dst)
             self.opened = "ok"
         except ConnectionRefusedError:
             self.opened = "refused"
@@ -63,6 +65,7 @@ class Client:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.sock.sendall(data)
             self.sent += len(data)
+            self.unanswered = True
 
     def outcome(self):
         """Of what was sent: "ok", "closed" or "reset"."""
@@ -72,11 +75,16 @@ class Client:
                 if not data:
                     return "closed"
                 self.received += len(data)
+                self.unanswered = False
                 self.got += data
         except ConnectionResetError:
             return "reset"
+        self.answered(self.got)
         self.got = b""
         return "ok"
+
+    def answered(self, answer):
+        """May look at who answered, where the answer tells."""
 
     def close(self):
         self.sock.close()
@@ -89,6 +97,11 @@ class Http(Client):
         head, end, body = self.got.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
         return end and len(body) >= int(length[1])
+
+    def answered(self, answer):
+        pids = answer.partition(b"\r\n\r\n")[2].split()
+        if len(pids) == 2:
+            self.acceptor, self.handler = map(int, pids)
 
 
 class Redis(Client):
@@ -129,46 +142,7 @@ def start(command, port, **more):
     return server
 
 
-def nginx(directory):
-    return peers.nginx(ADDRESS, directory)
-
-
-def minds_signals(master):
-    """HAProxy's master executes itself once more when its workers run, and then comes to catch
-    signals as a master does, SIGCHLD last. Those that end it before that are lost."""
-    environment = Path(f"/proc/{master}/environ").read_bytes()
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{master}/status").read_text())[1]
-    catches = int(caught, 16) >> (signal.SIGCHLD - 1) & 1
-    return b"HAPROXY_MWORKER_WAIT_ONLY" in environment and catches
-
-
-def haproxy_config(directory, more=""):
-    """The file, and the port in it. `more` is for the global section."""
-    port = free_port()
-    config = directory / "haproxy.cfg"
-    config.write_text(f"""
-global
-    nbthread 2
-    {more}
-defaults
-    mode http
-    timeout client 60s
-    timeout http-keep-alive 60s
-frontend main
-    bind {ADDRESS}:{port}
-    http-request return status 200 content-type text/plain string ok
-""")
-    return config, port
-
-
-def haproxy(directory, mode="-W", more=""):
-    config, port = haproxy_config(directory, more)
-    server = start(["haproxy", mode, "-db", "-q", "-f", str(config)], port)
-    wait_until(lambda: minds_signals(server.pid), "haproxy's master minds signals")
-    return server
-
-
-def apache(directory):
+def apache(address, directory):
     port = free_port()
     modules = "/usr/lib/apache2/modules"
     config = directory / "apache.conf"
@@ -178,7 +152,7 @@ ServerName test
 ServerRoot {directory}
 PidFile {directory}/pid
 ErrorLog {directory}/error.log
-Listen {ADDRESS}:{port}
+Listen {peers.endpoint(address, port)}
 LoadModule mpm_event_module {modules}/mod_mpm_event.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule dir_module {modules}/mod_dir.so
@@ -198,11 +172,11 @@ DirectoryIndex index.html
     return server
 
 
-def gunicorn(directory):
+def gunicorn(address, directory):
     port = free_port()
     command = [
         "gunicorn", "--worker-class", "gthread", "--threads", "16", "--workers", "2",
-        "--keep-alive", "60", "--bind", f"{ADDRESS}:{port}", "--chdir", str(SERVERS),
+        "--keep-alive", "60", "--bind", peers.endpoint(address, port), "--chdir", str(SERVERS),
         "--worker-tmp-dir", str(directory), "wsgi:application",
     ]  # fmt: skip
     with open(directory / "gunicorn.log", "ab") as log:
@@ -211,11 +185,7 @@ def gunicorn(directory):
     return server
 
 
-def node(directory):
-    return peers.script("keep_alive.js", ADDRESS)
-
-
-def postgres(directory):
+def postgres(address, directory):
     """As nobody: it refuses to run as root."""
     (programs,) = glob.glob("/usr/lib/postgresql/*/bin")[-1:]
     data = directory / "data"
@@ -227,13 +197,13 @@ def postgres(directory):
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **as_nobody)
     command = [
         f"{programs}/postgres", "-D", str(data), "-p", str(port), "-k", str(data),
-        "-c", f"listen_addresses={ADDRESS}", "-c", "fsync=off",
+        "-c", f"listen_addresses={address}", "-c", "fsync=off",
     ]  # fmt: skip
     with open(directory / "postgres.log", "ab") as log:
         server = start(command, port, stderr=log, **as_nobody)
 
     def accepting():
-        client = Postgres(port)
+        client = Postgres(port, address)
         client.close()
         return client.opened == "ok"
 
@@ -241,20 +211,13 @@ def postgres(directory):
     return server
 
 
-def redis(directory, *more):
+def redis(address, directory, *more):
     port = free_port()
     return start(
-        ["redis-server", "--port", str(port), "--bind", ADDRESS, "--save", "", "--dir",
+        ["redis-server", "--port", str(port), "--bind", address, "--save", "", "--dir",
          str(directory), "--logfile", str(directory / "redis.log"), *more],
         port,
     )  # fmt: skip
 
 
 CLIENTS = {"postgres": Postgres, "redis": Redis}
-SERVERS_BY_KIND = {f.__name__: f for f in (nginx, haproxy, apache, gunicorn, node, postgres, redis)}
-
-
-def serve(kind, directory):
-    """The server, and the class of its clients."""
-    server = SERVERS_BY_KIND[kind](Path(directory))
-    return server, CLIENTS.get(kind, Http)

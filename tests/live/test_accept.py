@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """New connections at subjects: each misrouted one is one event and one in the counters, no other is
-either. The numbers come from the clients (and from nginx's access log)."""
+either. The numbers come from the clients. What all servers do is in test_exactness.py."""
 
 import os
 import signal
@@ -21,40 +21,6 @@ NULL_THEN_CLOSE = ("accept", "release")
 
 def seen_by(kind):
     return NULL_THEN_IO if kind == "node" else ("accept",)
-
-
-def expect_gain(counts, phase, direction, total, misrouted):
-    """A NULL-address accept may be counted as late as the server's close."""
-    wait_until(
-        lambda: counts.gained(phase)[direction][0] >= total,
-        lambda: f"{total} {direction}s counted in {phase}; now {counts.gained(phase)}",
-    )
-    assert counts.gained(phase)[direction] == (total, misrouted)
-
-
-@pytest.mark.parametrize("family", peers.FAMILIES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_servers(daemon, watch, server, kind, family):
-    own, to = peers.FAMILIES[family]
-    s = server(kind, own)
-    daemon.declare("ACTIVE", s.pid)
-    counts = Counts(daemon, s.pid)
-    connect_and_ask(to, s.port, 23)
-    expect_gain(counts, "ACTIVE", "accept", 23, 0)
-
-    counts = Counts(daemon, s.pid)
-    since = now_ns()
-    daemon.declare("DRAIN", s.pid)
-    made = connect_and_ask(to, s.port, 37)
-    events = watch.collect()
-    assert counts.gained("DRAIN") == {"accept": (37, 37), "connect": (0, 0)}
-    expect.accepts(events, made, s.pid, since=since, seen_by=seen_by(kind))
-    own_types = {e["type"] for e in events if e["subject"]["id"] == s.pid}
-    assert own_types <= {"accept", "phase", "exit"}
-    if kind == "nginx":
-        assert sorted(peers.access_log(s.directory)[-37:]) == expect.ports(made)
-    if kind in ("nginx", "haproxy", "prefork", "reuseport"):
-        assert {c.acceptor for c in made} <= peers.children(s.pid)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,44 +226,6 @@ def test_queue_time(daemon, watch, actor):
 # Ways to accept -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["accept", "accept4"])
-def test_accept_calls(daemon, watch, actor, name):
-    one = actor()
-    port = one.call("listen", "127.0.0.1")
-    since = now_ns()
-    daemon.declare("DRAIN", one.pid)
-    with Held("127.0.0.1", port, 23) as held:
-        one.call("accept_call", name, True, 23)
-        expect.accepts(watch.collect(), held.made, one.pid, one.pid, since=since)
-
-
-def test_nonblocking(daemon, watch, actor):
-    one = actor()
-    port = one.call("listen", "127.0.0.1")
-    since = now_ns()
-    daemon.declare("DRAIN", one.pid)
-    assert one.call("accept_nothing") == "EAGAIN"
-    one.begin("accept_nonblocking", 23)
-    with Held("127.0.0.1", port, 23) as held:
-        one.end()
-        expect.accepts(watch.collect(), held.made, one.pid, one.pid, since=since)
-
-
-@pytest.mark.parametrize("name", ["accept", "accept4"])
-def test_null_address_then_io(daemon, watch, actor, name):
-    one = actor()
-    port = one.call("listen", "127.0.0.1")
-    since = now_ns()
-    daemon.declare("DRAIN", one.pid)
-    with Held("127.0.0.1", port, 23) as held:
-        held.send()
-        one.call("accept_call", name, False, 23)
-        one.call("echo")
-        expect.accepts(
-            watch.collect(), held.made, one.pid, one.pid, since=since, seen_by=NULL_THEN_IO
-        )
-
-
 def test_null_address_then_close(daemon, watch, actor):
     """Accepted, never read nor written: seen when it is closed, at the latest."""
     one = actor()
@@ -312,23 +240,6 @@ def test_null_address_then_close(daemon, watch, actor):
             watch.collect(), held.made, one.pid, one.pid, since=since, seen_by=NULL_THEN_CLOSE
         )
         assert counts.gained("DRAIN")["accept"] == (23, 23)
-
-
-def test_null_address_then_exit(daemon, watch, actor):
-    one = actor()
-    port = one.call("listen", "127.0.0.1")
-    since = now_ns()
-    daemon.declare("DRAIN", one.pid)
-    with Held("127.0.0.1", port, 23) as held:
-        one.call("accept_call", "accept4", False, 23)
-        one.begin("exit", 0)
-        one.wait()
-        events = watch.collect()
-        expect.accepts(
-            events, held.made, one.pid, one.pid, since=since, seen_by=NULL_THEN_CLOSE
-        )  # fmt: skip
-        (gone,) = [e for e in events if e["type"] == "exit"]
-        assert gone["open_connections"] == 23
 
 
 def test_null_address_accepted_before_the_drain(daemon, watch, actor):

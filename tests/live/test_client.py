@@ -90,7 +90,7 @@ def test_clients_on_everybodys_loopback(daemon, watch, listening, client, netns)
     source, port = free_port(), free_port()
     clients = {}
     for prefix in ((), netns.inside):
-        one, other = listening("127.0.0.1", prefix, port), client(prefix)
+        one, other = listening("127.0.0.1", prefix, port=port), client(prefix)
         clients[one.pid] = other
         daemon.declare("DRAIN", one.pid)
         assert other.call("connect", "127.0.0.1", port, True, source)["errno"] is None

@@ -105,17 +105,6 @@ def test_many_members(daemon, server):
     assert (subject["members"], subject["inflight"], subject["accepts"]) == (1, 0, 1009)
 
 
-def test_nginx_quits(daemon, watch, server):
-    s = server("nginx")
-    daemon.declare("DRAIN", s.pid)
-    os.kill(s.pid, signal.SIGQUIT)
-    assert s.process.wait() == 0
-    events = exits(watch.collect())
-    assert len(events) == 3
-    assert events[-1]["process"]["pid"] == s.pid
-    assert {(e["code"], e["open_connections"]) for e in events} == {(0, 0)}
-
-
 def test_exec(daemon, watch, actor):
     """exec keeps the pid and the phase; the event shows what the process was at its end."""
     one = actor()

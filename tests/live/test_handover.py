@@ -13,7 +13,7 @@ from pathlib import Path
 import expect
 import peers
 from harness import SERVERS, wait_until
-from peers import ANSWER, QUESTION, Held, Kept, connect_and_ask, fill
+from peers import ANSWER, QUESTION, Kept, connect_and_ask, fill
 
 
 def start_wrk(port, seconds, connections):
@@ -108,31 +108,6 @@ def test_socket_activation(daemon, watch):
         finally:
             old.stop()
             new.stop()
-
-
-def test_listener_passed_to_the_new_process(daemon, watch, listening, actor):
-    """SCM_RIGHTS while both live; the old one's queue, exit and port are no loss."""
-    old, new = listening(), actor()
-    daemon.declare("ACTIVE", old.pid)
-    with Kept(old, 5) as kept:
-        kept.ask(range(5))
-        old.hand_over("listener", new)
-        daemon.declare("ACTIVE", new.pid)
-        daemon.declare("DRAIN", old.pid)
-        with Held("127.0.0.1", old.port, 20) as held:
-            old.call("accept", 7)
-            new.call("accept", 13)
-            theirs = set(old.call("peer_ports"))
-            made = [c for c in held.made if c.src[1] in theirs]
-            events = watch.collect()
-            expect.accepts(events, made, old.pid, old.pid)
-            assert expect.counted(events) == {"accept": 7}
-        old.call("close_connections")
-        watch = daemon.watch()
-        with fill(old.port, 11):
-            old.die("exit")
-            new.call("accept", 11)
-            assert expect.counted(watch.collect()) == {}
 
 
 def test_connections_passed_to_the_new_process(daemon, watch, listening, actor):

@@ -299,7 +299,7 @@ def test_pid_namespace(daemon, watch, actor, gained):
 
 def haproxy(directory, stack):
     """Its workers accept for a while yet when it stops."""
-    server = real.haproxy(directory, "-Ws", "grace 60s")
+    server = peers.haproxy(real.ADDRESS, directory, "-Ws", "grace 60s")
     stack.callback(server.stop)
     return server, real.Http, signal.SIGUSR1, "ok"
 
@@ -315,12 +315,12 @@ def postgres(directory, stack):
 def redis(directory, stack):
     """Waits for a replica that lags behind."""
     options = ["--supervised", "systemd", "--repl-diskless-sync-delay", "0"]
-    server = real.redis(directory, *options)
+    server = real.redis(real.ADDRESS, directory, *options)
     stack.callback(server.stop)
     (directory / "replica").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("NOTIFY_SOCKET")
-        replica = real.redis(directory / "replica", "--replicaof", real.ADDRESS, str(server.port))
+        replica = real.redis(real.ADDRESS, directory / "replica", "--replicaof", real.ADDRESS, str(server.port))
     stack.callback(replica.stop)
     client = Info(server.port)
     stack.callback(client.close)
@@ -363,7 +363,7 @@ def test_servers(words_only, monkeypatch, directories, kind):
 
 def test_signal_and_word(daemon, watch, notify_socket, directories):
     """The signal is quicker, and the service then says the same."""
-    server = real.haproxy(Path(directories()), "-Ws", "grace 60s")
+    server = peers.haproxy(real.ADDRESS, directories(), "-Ws", "grace 60s")
     try:
         wait_until(lambda: phase(daemon, server.pid) == "ACTIVE", "it is ready")
         before = daemon.metrics().notified()[0]
@@ -378,13 +378,13 @@ def test_signal_and_word(daemon, watch, notify_socket, directories):
 
 def test_reload(daemon, watch, notify_socket, directories):
     """HAProxy's reload is no drain."""
-    server = real.haproxy(Path(directories()), "-Ws")
+    server = peers.haproxy(real.ADDRESS, directories(), "-Ws")
     try:
         wait_until(lambda: phase(daemon, server.pid) == "ACTIVE", "it is ready")
         old = children(server.pid)
         os.kill(server.pid, signal.SIGUSR2)
         wait_until(lambda: not children(server.pid) & old, "it has a new worker only")
-        wait_until(lambda: real.minds_signals(server.pid), "haproxy's master minds signals")
+        wait_until(lambda: peers.minds_signals(server.pid), "haproxy's master minds signals")
         assert [real.Http(server.port).ask() for _ in range(11)] == ["ok"] * 11
         events = watch.collect()
         assert moves(events, server.pid) == ["ACTIVE"]
@@ -505,7 +505,7 @@ def test_unit(words_only, cgroups, directories, kind, name):
     """HAProxy, stopped while a request is under way: systemd waits for that."""
     daemon, watch = words_only, words_only.watch()
     directory = Path(directories())
-    config, port = real.haproxy_config(directory)
+    config, port = peers.haproxy_config(real.ADDRESS, directory)
     service = f"""
 [Service]
 Type={kind}
@@ -519,7 +519,7 @@ KillSignal=SIGUSR1
         manager.systemctl("start", "app")
         pid = manager.main_pid()
         wait_until(lambda: phase(daemon, pid) == "ACTIVE", "it is ready")
-        wait_until(lambda: real.minds_signals(pid), "haproxy's master minds signals")
+        wait_until(lambda: peers.minds_signals(pid), "haproxy's master minds signals")
         client = real.Http(port)
         client.begin()
         manager.systemctl("stop", "--no-block", "app")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-"""Real servers from DRAIN to their end, against what clients of them counted."""
+"""Real servers with clients in the way, against what these counted. Their lives are in
+test_exactness.py."""
 
 import os
 import re
 import signal
 import threading
 from collections import Counter
-from pathlib import Path
 
 import expect
 import peers
@@ -14,11 +14,9 @@ import pytest
 import real
 from harness import DEADLINE, free_port, wait_until
 
-KINDS = list(real.SERVERS_BY_KIND)
+KINDS = ["nginx", "haproxy", "apache", "gunicorn", "node", "postgres", "redis"]
 
-# How each is stopped, so that requests under way are answered first; and at once. What is at once
-# leaves it to the kernel to close the connections: then they are abandoned. (Apache's takes seconds
-# and is that of its children's threads; gunicorn's Python closes them on its way out.)
+# How each is stopped, so that requests under way are answered first; and at once.
 GRACEFUL = {
     "nginx": "SIGQUIT",
     "haproxy": "SIGUSR1",
@@ -28,27 +26,13 @@ GRACEFUL = {
     "postgres": "SIGTERM",
 }
 AT_ONCE = {"nginx": "SIGTERM", "haproxy": "SIGTERM", "postgres": "SIGINT", "redis": "SIGTERM"}
-ENDS = [
-    *((kind, how, True) for kind, how in GRACEFUL.items()),
-    *((kind, how, False) for kind, how in AT_ONCE.items()),
-    *((kind, "SIGKILL", False) for kind in KINDS),
-]
-END = pytest.mark.parametrize("kind, how, graceful", ENDS)
+ENDS = [*GRACEFUL.items(), *AT_ONCE.items(), *((kind, "SIGKILL") for kind in KINDS)]
 
 
 @pytest.fixture
-def serve(directories):
+def serve(server):
     """Makes a server by kind: it, and the class of its clients."""
-    made = []
-
-    def make(kind):
-        server, client = real.serve(kind, directories())
-        made.append(server)
-        return server, client
-
-    yield make
-    for server in made:
-        server.stop()
+    return lambda kind: (server(kind), real.CLIENTS.get(kind, real.Http))
 
 
 def stop(server, how):
@@ -56,84 +40,6 @@ def stop(server, how):
         os.killpg(server.pid, signal.SIGKILL)
     else:
         os.kill(server.pid, getattr(signal, how))
-
-
-def next_tick():
-    begin = expect.now_ns()
-    wait_until(lambda: expect.now_ns() > begin + 10**7, "10 ms have passed")
-
-
-@END
-def test_end_of_life(daemon, watch, serve, kind, how, graceful):
-    """Seven idle connections, three with half a request; then DRAIN; then five requests on two of
-    the idle ones, and eleven new connections, six of which their clients close; then the end; then
-    three more clients."""
-    server, client = serve(kind)
-    daemon.declare("ACTIVE", server.pid)
-    idle = [client(server.port) for _ in range(7)]
-    busy = [client(server.port) for _ in range(3)]
-    assert {c.ask() for c in (*idle, *busy)} == {"ok"}
-    next_tick()
-    for c in busy:
-        c.begin()
-    daemon.declare("DRAIN", server.pid)
-
-    late = Counter(idle[i].ask() for i in (0, 1, 0, 1, 1))
-    new = [client(server.port) for _ in range(11)]
-    assert {c.opened for c in new} == {"ok"}
-    assert late + Counter(c.ask() for c in new) == {"ok": 5 + 11}
-    for c in new[5:]:
-        c.close()
-    kept = [*idle, *new[:5]]
-    if graceful and kind == "postgres":
-        # A smart shutdown waits until all have gone.
-        for c in kept:
-            c.close()
-    stop(server, how)
-    if graceful:
-        assert Counter(c.finish() for c in busy) == {"ok": 3}
-        for c in busy:
-            c.close()
-    else:
-        kept += busy
-    if not (graceful and kind == "postgres"):
-        assert Counter(c.outcome() for c in kept) == {"closed": len(kept)}
-    server.process.wait(DEADLINE)
-    wait_until(lambda: not group_exists(server.pid), f"all processes of {kind} are gone")
-    assert Counter(client(server.port).opened for _ in range(3)) == {"refused": 3}
-
-    events = watch.collect()
-    abandoned = 0 if graceful else len(kept)
-    expected = Counter(accept=11, request=5, abandon=abandoned, refused=3)
-    assert expect.counted(events) == +expected
-    assert sorted(e["src"]["port"] for e in expect.of_type(events, "accept")) == sorted(
-        c.port for c in new
-    )
-    requests = Counter(e["src"]["port"] for e in expect.of_type(events, "request"))
-    assert requests == {idle[0].port: 2, idle[1].port: 3}
-    left = {c.port: c for c in kept}
-    # PostgreSQL's processes, each a session of its own, tell their clients that this is the end.
-    unanswered = set() if kind == "postgres" else {c.port for c in busy}
-    for event in expect.of_type(events, "abandon"):
-        one = left[event["src"]["port"]]
-        assert event["how"] == "fin", event
-        assert event["busy"] == (one.port in unanswered), event
-        assert (event["bytes_in"], event["bytes_out"]) == (one.sent, one.received), event
-    expect_report(daemon, server.pid, expected, busy=0 if graceful else len(unanswered))
-
-
-def expect_report(daemon, pid, expected, busy):
-    wait_until(
-        lambda: daemon.report(pid)["refused"]["count"] == expected["refused"],
-        lambda: f"{expected['refused']} refused in {daemon.report(pid)}",
-    )
-    report = daemon.report(pid)
-    assert report["arrivals"]["misrouted"] == expected["accept"]
-    assert report["requests"]["misrouted"] == expected["request"]
-    assert report["abandoned"]["total"] == expected["abandon"]
-    assert report["abandoned"]["busy"] == busy
-    assert report["backlog_dropped"] == expected["backlog"]
-    assert report["inflight"]["start"] == 10
 
 
 def group_exists(pid):
@@ -144,20 +50,8 @@ def group_exists(pid):
     return True
 
 
-def halt(server):
-    """Stops all its processes, as Ctrl-Z does."""
-    os.killpg(server.pid, signal.SIGSTOP)
-
-    def stopped():
-        stats = [s.read_text() for s in Path("/proc").glob("[0-9]*/task/[0-9]*/stat")]
-        fields = [stat.rpartition(")")[2].split() for stat in stats]
-        return {state for state, _, group, *_ in fields if int(group) == server.pid} == {"T"}
-
-    wait_until(stopped, "all its processes are stopped")
-
-
-@END
-def test_end_with_a_queue(daemon, watch, serve, kind, how, graceful):
+@pytest.mark.parametrize("kind, how", ENDS)
+def test_end_with_a_queue(daemon, watch, serve, kind, how):
     """Seventeen clients connect while the server does not run and send a request; then it is
     told to end and runs on. Which of them it accepts is its own affair: each is accepted or
     dropped, and each reset that a client saw is accounted for."""
@@ -165,7 +59,7 @@ def test_end_with_a_queue(daemon, watch, serve, kind, how, graceful):
     daemon.declare("ACTIVE", server.pid)
     assert client(server.port).ask() == "ok"
     daemon.declare("DRAIN", server.pid)
-    halt(server)
+    peers.halt(server)
     waiting = [client(server.port, wait=False) for _ in range(17)]
     assert {c.opened for c in waiting} == {"ok"}
     if client is not real.Postgres:

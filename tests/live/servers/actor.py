@@ -116,15 +116,6 @@ class Actor:
             fd = checked(getattr(LIBC, name)(self.listener.fileno(), *where, *flags))
             self.connections.append(socket.socket(fileno=fd))
 
-    def accept_nothing(self):
-        """A non-blocking accept with nothing to accept."""
-        self.listener.setblocking(False)
-        try:
-            self.listener.accept()
-        except BlockingIOError:
-            return "EAGAIN"
-        raise AssertionError("there was something to accept")
-
     def accept_all(self):
         """What is there to accept."""
         self.listener.setblocking(False)

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """What the Python servers share: each listens on ADDRESS (its argument, any free port), says so in
-one line of JSON, and answers each request with the pids of who accepted it and who answers."""
+one line of JSON, and answers each request with the pids of who accepted it and who answers. It
+keeps connections open until the client closes, unless that speaks HTTP/1.0. SIGQUIT ends it at
+once, with EXIT_CODE."""
 
+import contextlib
 import json
 import os
+import selectors
+import signal
 import socket
 import sys
 
 BACKLOG = 512
+EXIT_CODE = 7
 
 
 def bound(address, port=0, reuseport=False):
+    signal.signal(signal.SIGQUIT, lambda *_: os._exit(EXIT_CODE))
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,23 +50,51 @@ def complete(request):
 
 def reply(acceptor):
     body = f"{acceptor} {os.getpid()}"
-    return f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def take(connection, request, acceptor):
+    """Receives more of a request, answers if that was the rest; whether the connection goes on."""
+    data = connection.recv(4096)
+    request += data
+    if not complete(request):
+        return bool(data)
+    connection.sendall(reply(acceptor))
+    goes_on = b"HTTP/1.0" not in request
+    request.clear()
+    return goes_on
 
 
 def answer(connection, acceptor):
     with connection:
-        request = b""
-        while not complete(request):
-            data = connection.recv(4096)
-            if not data:
-                return
-            request += data
-        connection.sendall(reply(acceptor))
+        request = bytearray()
+        while take(connection, request, acceptor):
+            pass
 
 
 def accept_forever(sock):
+    """One connection at a time."""
     while True:
         answer(sock.accept()[0], os.getpid())
+
+
+def serve(sock):
+    """All connections at once: one epoll loop, which accepts until EAGAIN."""
+    selector = selectors.EpollSelector()
+    sock.setblocking(False)
+    selector.register(sock, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not sock:
+                if not take(key.fileobj, key.data, os.getpid()):
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                continue
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection, _ = sock.accept()
+                    connection.setblocking(False)
+                    selector.register(connection, selectors.EVENT_READ, bytearray())
 
 
 def end_of(sock):

@@ -9,7 +9,7 @@ import common
 def fork_worker():
     if os.fork() == 0:
         common.say(worker=os.getpid())
-        common.accept_forever(sock)
+        common.serve(sock)
 
 
 sock = common.listener()

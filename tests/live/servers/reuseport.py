@@ -14,7 +14,7 @@ for _ in range(3):
     if os.fork() == 0:
         sock = common.listener(port=port, reuseport=True)
         os.write(write_end, b"x")
-        common.accept_forever(sock)
+        common.serve(sock)
 for _ in range(3):
     os.read(read_end, 1)
 common.ready(holder)

@@ -2,13 +2,14 @@
 /*
  * actor.py as a server whose accepts, reads, writes and closes go through io_uring:
  *
- *   uring HOW FD
+ *   uring HOW [FD]
  *
  * FD is the control socket: each message is a JSON list [method, argument...], each answer the JSON
- * of what the method returned. HOW is how it accepts, words in any order: "null" (no address asked
- * for), "direct" (connections are no file descriptors, but slots of the ring's own table; so is the
- * listener with "fixed"), "multishot" (one accept request for all connections, from the first accept
- * on until stop_accepting), "async" (by a worker thread), "sqpoll" (by the kernel's polling thread).
+ * of what the method returned. Without it, the exit code says if the kernel lets it have a ring.
+ * HOW is how it accepts, words in any order: "null" (no address asked for), "direct" (connections
+ * are no descriptors but slots of the ring's own table; so is the listener with "fixed"),
+ * "multishot" (one request accepts all connections, from the first accept() on until
+ * stop_accepting()), "async" (by worker threads), "sqpoll" (by the kernel's polling thread).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -341,8 +342,8 @@ int main(int argc, char **argv)
 {
 	static char message[MESSAGE];
 	struct io_uring_params params = { .sq_thread_idle = 1 };
-	const char *how = argc == 3 ? argv[1] : "";
-	int control = argc == 3 ? atoi(argv[2]) : -1;
+	const char *how = argc > 1 ? argv[1] : "";
+	int control = argc > 2 ? atoi(argv[2]) : -1;
 	ssize_t len;
 
 	null = strstr(how, "null");
@@ -354,7 +355,7 @@ int main(int argc, char **argv)
 	check(io_uring_queue_init_params(16, &ring, &params), "io_uring_setup");
 	if (direct || fixed)
 		check(io_uring_register_files_sparse(&ring, SLOTS), "register_files");
-	while ((len = check(recv(control, message, sizeof(message), 0), "recv")) > 0)
+	while (control >= 0 && (len = check(recv(control, message, sizeof(message), 0), "recv")) > 0)
 		answer_with(control, call(message, len));
 	return 0;
 }
