@@ -38,7 +38,7 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-para
 BPF_OBJECTS := $(patsubst %.c,$(B)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(wildcard bpf/*.bpf.c)))
 OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c))
 UNIT_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
-TEST_SERVERS := $(B)/tests/uring
+TEST_SERVERS := $(B)/tests/uring $(B)/tests/load
 
 .PHONY: demo test test-kernels build lib unit servers install clean
 .DELETE_ON_ERROR:

@@ -84,14 +84,19 @@ def loaded():
     return found
 
 
+def opened(pid="[0-9]*"):
+    """(kind, id) of all that a process has open, or that all have."""
+    found = set()
+    for fdinfo in glob.iglob(f"/proc/{pid}/fdinfo/*"):
+        with contextlib.suppress(OSError):
+            found |= set(re.findall(r"^(prog|map|link)_id:\t(\d+)", Path(fdinfo).read_text(), re.M))
+    return {(kind, int(ident)) for kind, ident in found}
+
+
 def in_use():
     """(kind, id) of all that living processes have open or that is pinned, and what these use:
     another phasewatch may come and go while a test runs."""
-    used = set()
-    for fdinfo in glob.iglob("/proc/[0-9]*/fdinfo/*"):
-        with contextlib.suppress(OSError):
-            used |= set(re.findall(r"^(prog|map|link)_id:\t(\d+)", Path(fdinfo).read_text(), re.M))
-    used = {(kind, int(ident)) for kind, ident in used}
+    used = opened()
     lists = {kind: bpftool("-f", kind, "list") for kind in ("link", "prog", "map")}
     used |= {(k, item["id"]) for k, items in lists.items() for item in items if "pinned" in item}
     for kind, users, name in (("prog", "link", "prog_id"), ("map", "prog", "map_ids")):

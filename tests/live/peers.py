@@ -247,9 +247,12 @@ def halt(server):
     os.killpg(server.pid, signal.SIGSTOP)
 
     def stopped():
-        stats = [s.read_text() for s in Path("/proc").glob("[0-9]*/task/[0-9]*/stat")]
-        fields = [stat.rpartition(")")[2].split() for stat in stats]
-        return {state for state, _, group, *_ in fields if int(group) == server.pid} == {"T"}
+        states = set()
+        for stat in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                state, _, group, *_ = stat.read_text().rpartition(")")[2].split()
+                states |= {state} if int(group) == server.pid else set()
+        return states == {"T"}
 
     wait_until(stopped, "all its processes are stopped")
 

@@ -3,6 +3,7 @@
 What happened is known from the clients. What all servers do is in test_exactness.py."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 from collections import Counter
 
 import expect
+import harness
 import peers
 import pytest
 from common import end_of
@@ -256,6 +258,40 @@ def test_shutdown_declared(daemon, watch, listening):
         kept.ask(range(2))
         late = expect.of_type(watch.collect(), "request")
         assert Counter(e["phase"] for e in late) == {"DRAIN": 3, "SHUTDOWN": 2}
+
+
+def test_request_hooks(own_daemon, actor):
+    """They are attached from the first drain on until nothing drains any more."""
+    probed = json.loads(own_daemon.run("probe", "-o", "json").stdout)["hooks"]
+    hooks = {h["program"] for h in probed if h["runs"] == "while draining" and h["on"]}
+    assert hooks
+
+    def attached():
+        own = harness.opened(own_daemon.process.pid)
+        links = {name for kind, i, name in harness.loaded() if kind == "link" and (kind, i) in own}
+        return links & hooks
+
+    own_daemon.start()
+    one, other = actor(), actor()
+    own_daemon.declare("ACTIVE", one.pid)
+    assert attached() == set()
+    own_daemon.declare("DRAIN", one.pid)
+    assert attached() == hooks
+    own_daemon.declare("DRAIN", other.pid)
+    own_daemon.declare("ACTIVE", one.pid, "--epoch", "2")
+    assert attached() == hooks
+    other.die("exit")
+    wait_until(lambda: attached() == set(), "the end of the last draining process is seen")
+    own_daemon.declare("DRAIN", one.pid)
+    assert attached() == hooks
+    # They go with the daemon, and come with the next one.
+    own_daemon.kill()
+    own_daemon.start()
+    assert attached() == hooks
+    own_daemon.declare("SHUTDOWN", one.pid)
+    assert attached() == hooks
+    own_daemon.declare("ACTIVE", one.pid, "--epoch", "3")
+    assert attached() == set()
 
 
 # In flight ----------------------------------------------------------------------------------
