@@ -476,6 +476,7 @@ static void tell_by(
 
 	if (!by_comm && p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
 		p.by_comm = by.comm;
+	subject->untold = false;
 	s->k->control->counters.phase_changes[from][p.now.phase][p.now.source]++;
 	s->listener.phase(subject, &p, s->listener.arg);
 	if (p.now.phase < from)
@@ -512,17 +513,22 @@ static bool differs(const struct pw_declaration *a, const struct pw_declaration 
 	       a->start_ns != b->start_ns;
 }
 
-/* The declared process itself is gone, and its members may live on. */
+/*
+ * The declared process itself is gone, and its members may live on. At the start there may be records
+ * to come of it, and its end is to be told.
+ */
 static int found_headless(struct subjects *s, const struct pw_subject_key *key,
 	const struct pw_declaration *d, struct subject *subject)
 {
 	struct subject unknown = { .key = *key };
 	struct pw_stats stats;
 
-	if (!subject && subjects_stats(s, &unknown, &stats) == 0 && stats.members > 0) {
+	if (!subject && subjects_stats(s, &unknown, &stats) == 0 &&
+		(stats.members > 0 || s->scan == 1)) {
 		subject = add(s, key);
 		if (!subject)
 			return -ENOMEM;
+		subject->untold = true;
 		subject->now = *d;
 		complete(&subject->now, 0);
 	}
@@ -610,6 +616,7 @@ static bool will_be_told(const struct pw_declaration *d)
 static int found(struct subjects *s, const struct pw_subject_key *key, struct pw_declaration d)
 {
 	struct subject *subject = find(s, key);
+	const struct pw_declaration written = d;
 	struct pw_declaration old = { 0 };
 	uint32_t from = PW_UNDECLARED;
 	struct proc_stat stat = { 0 };
@@ -649,8 +656,10 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 	subject->seen = s->scan;
 	complete(&d, stat.start_ns);
 	subject->now = d;
-	if (is_new && was_set_up(s, subject)) /* by an earlier daemon */
-		return write_declaration(s, subject);
+	if (is_new && was_set_up(s, subject)) { /* by an earlier daemon, or by the kernel half */
+		subject->untold = true;
+		return memcmp(&d, &written, sizeof(d)) == 0 ? 0 : write_declaration(s, subject);
+	}
 	if (is_new)
 		err = set_up(s, subject, true);
 	if (!err)
@@ -834,8 +843,9 @@ int subjects_moved(struct subjects *s, const struct pw_move_record *m)
 	bool is_new = !subject;
 	int err = 0;
 
-	if (subject && !differs(&subject->now, &m->now))
-		return 0; /* it was met in the map before its record came */
+	/* met in the map, or declared for, before the record came */
+	if (subject && !subject->untold && subject->now.since_ns >= m->now.since_ns)
+		return 0;
 	if (subject && !pw_same_start(subject->now.start_ns, m->now.start_ns)) {
 		forget(s, subject);
 		is_new = true;
@@ -854,7 +864,7 @@ int subjects_moved(struct subjects *s, const struct pw_move_record *m)
 	if (m->signal && sigabbrev_np(m->signal))
 		snprintf(subject->now.reason, sizeof(subject->now.reason), "SIG%s",
 			sigabbrev_np(m->signal));
-	if (is_new)
+	if (is_new || m->from == PW_UNDECLARED)
 		err = gather(s, subject, 0);
 	if (!err)
 		err = rearm(s);
@@ -1028,7 +1038,8 @@ int subjects_reconcile(struct subjects *s)
 			struct subject *known = find(s, &keys[i]);
 			int one = 0;
 
-			if (!will_be_told(&values[i]))
+			/* at the start that may be long ago, and what it is about counts already */
+			if (s->scan == 1 || !will_be_told(&values[i]))
 				one = found(s, &keys[i], values[i]);
 			else if (known)
 				known->seen = s->scan;

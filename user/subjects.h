@@ -29,6 +29,7 @@ struct subject {
 	char name[SUBJECT_NAME_LEN]; /* its unit, container or pod, or else its comm or the cgroup's name */
 	unsigned int seen; /* the last reconciliation that found it in the map */
 	bool ending;	   /* nobody is left; forgotten at the next reconciliation */
+	bool untold;	   /* found as it was left: the record of its last move may be to come */
 	uint64_t flaps[SUBJECT_FLAPS_MAX]; /* when it began one anew, the last ones */
 	size_t n_flaps;
 };

@@ -10,7 +10,7 @@ import expect
 import peers
 import pytest
 from conftest import KINDS
-from harness import DEADLINE, wait_until
+from harness import DEADLINE, now_ns, wait_until
 from peers import connect_and_ask
 from test_accept import seen_by
 
@@ -165,6 +165,20 @@ def test_declared_ones_stay_whole(auto, actor):
     one.call("tell_child", login, "listen", "127.0.0.1")
     assert listeners_of(auto, [one.pid, login]) == [one.pid]
     assert auto.subject(one.pid)["phase"] == "INIT"
+
+
+def test_server_that_came_while_the_daemon_was_away(auto, actor):
+    """With the child that it had before it listened."""
+    auto.start()
+    auto.kill()
+    one = actor()
+    one.call("fork")
+    one.call("listen", "127.0.0.1")
+    since = now_ns()
+    wait_until(lambda: now_ns() > since + 2 * 10**9, "its declaration is no news")
+    auto.start()
+    wait_until(lambda: moves(auto.recent(), one.pid) == [BEGAN], "it is told")
+    assert auto.subject(one.pid)["members"] == 2
 
 
 def test_nobody_else(auto, actor):

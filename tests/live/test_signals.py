@@ -219,6 +219,56 @@ def test_real_server(daemon, watch, directories, kind):
     assert ENDS[kind] in dict(timeline)
 
 
+# While the daemon is away ------------------------------------------------------------------
+
+
+def test_daemon_was_away(own_daemon, listening):
+    """What the kernel half moved meanwhile is told, and is followed from then on, be it long ago."""
+    own_daemon.start()
+    lives, gone = listening(), listening()
+    for one in (lives, gone):
+        one.call("catch", "SIGTERM")
+        own_daemon.declare("ACTIVE", one.pid, "--epoch", "7")
+    own_daemon.kill()
+    for one in (lives, gone):
+        os.kill(one.pid, signal.SIGTERM)
+        arrive(one, 23)
+    since = now_ns()
+    gone.die("exit")
+    peers.wait_until(lambda: now_ns() > since + 2 * 10**9, "its declaration is no news")
+    own_daemon.start()
+
+    def told():
+        return [phases(own_daemon.recent(), one.pid) for one in (lives, gone)] == [MOVED] * 2
+
+    peers.wait_until(told, "both moves are told")
+    moves = own_daemon.metrics().sum("phasewatch_phase_changes_total", source="signal")
+    assert moves == 2
+    lives.die("exit")
+    for one in (lives, gone):
+        report = own_daemon.report(one.pid)
+        assert (report["reason"], report["end"]) == ("SIGTERM", "exited"), report
+        assert report["arrivals"]["misrouted"] == 23, report
+    assert violations(own_daemon.recent(), lives.pid) == []
+
+
+def test_cgroup_over_a_restart(own_daemon, listening, cgroups):
+    """It is counted for from the daemon's first moment on, though it moved just before."""
+    own_daemon.start()
+    one, group = listening(), cgroups("restart")
+    one.call("catch", "SIGTERM")
+    group.add(one.pid)
+    done = own_daemon.cli("declare", "ACTIVE", "--cgroup", group.path)
+    assert done.returncode == 0, done
+    os.kill(one.pid, signal.SIGTERM)
+    peers.wait_until(lambda: phases(own_daemon.recent(), group.id)[1:] == MOVED, "it is told")
+    own_daemon.kill()
+    own_daemon.start()
+    watch = own_daemon.watch()
+    made = arrive(one, 23)
+    expect.accepts(watch.collect(), made, group.id, one.pid)
+
+
 # Violations ---------------------------------------------------------------------------------
 
 
