@@ -23,24 +23,43 @@ static __always_inline void pw_forget_conn(struct bpf_sock *sk)
 	bpf_sk_storage_delete(&pw_conns, sk);
 }
 
-/* --auto: who listens is a subject, from here on. */
+/*
+ * --auto: who listens is a subject, from here on. Several threads may listen at once: the first one
+ * that writes the declaration makes it.
+ */
 static __noinline int pw_make_subject(struct task_struct *task, struct pw_subject_key *key)
 {
 	__u32 tgid = pw_tgid(task);
-	struct pw_declaration d = { .epoch = 1, .start_ns = pw_start_ns(task) };
+	struct pw_declaration d = { .epoch = 1, .start_ns = pw_start_ns(task) }, *earlier;
 	struct pw_member member = { .start_ns = d.start_ns, .subject = tgid,
-		.subject_start_ns = d.start_ns, .scope = pw_scope(task) };
+		.subject_start_ns = d.start_ns, .scope = pw_scope(task) }, *had;
+	__u64 left = 0;
+	int err; /* the helper's upper half is undefined on 5.10 */
 
 	key->kind = PW_KIND_PROCESS;
 	key->reserved = 0;
 	key->id = tgid;
+	earlier = bpf_map_lookup_elem(&pw_phases, key);
+	if (earlier && !pw_same_start(earlier->start_ns, d.start_ns)) { /* another process's */
+		bpf_map_delete_elem(&pw_phases, key);
+		bpf_map_delete_elem(&pw_stats, key);
+	}
+	had = bpf_map_lookup_elem(&pw_members, &tgid);
+	if (had && had->subject != tgid && pw_same_start(had->start_ns, d.start_ns))
+		left = had->subject;
 	pw_enter(&d, PW_ACTIVE, PW_SOURCE_LISTEN, task);
-	if (pw_make_stats(key, 1, BPF_ANY) ||
-		bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY) ||
-		bpf_map_update_elem(&pw_phases, key, &d, BPF_ANY))
-		pw_count_map_full(PW_EV_MOVE);
-	else
+	pw_make_stats(key, 1, BPF_NOEXIST);
+	err = bpf_map_update_elem(&pw_members, &tgid, &member, BPF_ANY);
+	if (!err)
+		err = bpf_map_update_elem(&pw_phases, key, &d, BPF_NOEXIST);
+	if (!err) {
 		pw_move_emit(key, &d, PW_UNDECLARED, task, 0);
+		key->id = left; /* it is out of that one's scope; 0: there is none */
+		pw_count_member(key, -1);
+	} else if (err != -EEXIST) {
+		bpf_map_delete_elem(&pw_stats, key);
+		pw_count_map_full(PW_EV_MOVE);
+	}
 	return 0;
 }
 

@@ -7,7 +7,6 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 #define SIGNAL_GROUP_EXIT 4
-#define EEXIST 17
 
 /* File tables are counted up to PW_FD_BLOCKS * PW_FD_BLOCK descriptors. */
 #define PW_FD_BLOCK 64
@@ -43,6 +42,8 @@ static __always_inline int pw_forked(struct task_struct *parent, struct task_str
 	member.subject_start_ns = d->start_ns;
 	of = bpf_map_lookup_elem(&pw_members, &ptgid);
 	member.scope = of ? of->scope : 0;
+	if (member.scope && key.id == ptgid) /* it may have gone elsewhere since it listens */
+		member.scope = pw_scope(parent);
 	had = bpf_map_lookup_elem(&pw_members, &tgid);
 	if (had && pw_same_start(had->start_ns, member.start_ns))
 		return 0; /* pw_adopt was quicker */
@@ -146,10 +147,9 @@ static __always_inline __u32 pw_wait_status(struct task_struct *task)
 static __always_inline int pw_left(struct task_struct *task, int is_freed)
 {
 	struct pw_subject_key key, of = { .kind = PW_KIND_PROCESS };
+	struct pw_declaration *d, *theirs;
 	struct pw_exit_record *rec;
-	struct pw_declaration *d;
 	struct pw_member *member;
-	struct pw_stats *stats;
 	__u32 tgid = pw_tgid(task);
 
 	d = pw_subject_of(task, &key);
@@ -160,9 +160,10 @@ static __always_inline int pw_left(struct task_struct *task, int is_freed)
 		return 0;
 	if (member) {
 		of.id = member->subject;
-		stats = bpf_map_lookup_elem(&pw_stats, &of);
-		if (stats)
-			pw_add(stats->members, -1);
+		theirs = bpf_map_lookup_elem(&pw_phases, &of);
+		/* else they are another process's, which has its pid by now */
+		if (!theirs || pw_same_start(theirs->start_ns, member->subject_start_ns))
+			pw_count_member(&of, -1);
 	}
 	if (!d)
 		return 0;

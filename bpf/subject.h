@@ -6,6 +6,8 @@
 #include "emit.h"
 #include "task.h"
 
+#define EEXIST 17
+
 /* Deeper cgroups are looked at up to here, from the process's own on upwards. */
 #define PW_CGROUP_LEVELS 16
 
@@ -85,6 +87,14 @@ static __always_inline struct pw_stats *pw_stats_of(struct pw_subject_key *key)
 	/* Somebody wrote pw_phases directly and the daemon has not noticed yet. */
 	pw_make_stats(key, 0, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&pw_stats, key);
+}
+
+static __always_inline void pw_count_member(struct pw_subject_key *key, __s64 n)
+{
+	struct pw_stats *s = bpf_map_lookup_elem(&pw_stats, key);
+
+	if (s)
+		pw_add(s->members, n);
 }
 
 /*

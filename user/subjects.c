@@ -87,7 +87,7 @@ const char *subjects_name(const struct subjects *s, const struct pw_subject_key 
 	return NULL;
 }
 
-static void forget(struct subjects *s, struct subject *subject)
+static void drop(struct subjects *s, struct subject *subject)
 {
 	if (subject->name[0]) {
 		s->gone[s->next_gone % GONE_NAMES].key = subject->key;
@@ -95,8 +95,13 @@ static void forget(struct subjects *s, struct subject *subject)
 		s->next_gone++;
 	}
 	tdelete(subject, &s->tree, compare);
-	bpf_map_delete_elem(s->k->stats, &subject->key);
 	free(subject);
+}
+
+static void forget(struct subjects *s, struct subject *subject)
+{
+	bpf_map_delete_elem(s->k->stats, &subject->key);
+	drop(s, subject);
 }
 
 int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *names, size_t flaps,
@@ -847,7 +852,9 @@ int subjects_moved(struct subjects *s, const struct pw_move_record *m)
 	if (subject && !subject->untold && subject->now.since_ns >= m->now.since_ns)
 		return 0;
 	if (subject && !pw_same_start(subject->now.start_ns, m->now.start_ns)) {
-		forget(s, subject);
+		/* the pid was another process's; what the map has is this one's */
+		s->listener.end(subject, true, s->listener.arg);
+		drop(s, subject);
 		is_new = true;
 	}
 	if (is_new) {
@@ -856,7 +863,8 @@ int subjects_moved(struct subjects *s, const struct pw_move_record *m)
 		subject = add(s, &m->key);
 		if (!subject)
 			return -ENOMEM;
-		memcpy(stat.comm, m->by.comm, sizeof(stat.comm));
+		if (m->by.pid == m->key.id)
+			memcpy(stat.comm, m->by.comm, sizeof(stat.comm));
 		choose_name(s, subject, &stat);
 	}
 	subject->now = m->now;

@@ -10,7 +10,7 @@ import expect
 import peers
 import pytest
 from conftest import KINDS
-from harness import DEADLINE, now_ns, wait_until
+from harness import DEADLINE, SERVERS, now_ns, wait_until
 from peers import connect_and_ask
 from test_accept import seen_by
 
@@ -154,6 +154,61 @@ def test_sessions_bound_a_tree(auto, actor):
     for child in (worker, login):
         one.call("tell_child", child, "listen", "127.0.0.1")
     assert listeners_of(auto, [one.pid, worker, login]) == sorted([one.pid, login])
+    assert [auto.subject(pid)["members"] for pid in (one.pid, login)] == [2, 1]
+
+
+def test_session_of_the_subject(auto, actor):
+    """The tree is where its process is, not where that was when it began to listen."""
+    auto.start()
+    one, target = actor(), actor()
+    server = one.call("fork_actor", False)
+    for what in (["listen", "127.0.0.1"], ["setsid"]):
+        one.call("tell_child", server, *what)
+    worker = one.call("tell_child", server, "fork_actor", False)
+    port = target.call("listen", "127.0.0.1")
+    watch = auto.watch()
+    auto.declare("DRAIN", server)
+    one.call("tell_child", server, "tell_child", worker, "connect", "127.0.0.1", port)
+    events = [e for e in watch.collect() if e["type"] == "connect"]
+    assert [(e["subject"]["id"], e["process"]["pid"]) for e in events] == [(server, worker)]
+
+
+def test_threads_that_listen_at_once(auto, directories):
+    """One subject, and one move, whichever of them was the first."""
+    auto.start()
+    watch = auto.watch()
+    program = f"{directories()}/listeners"
+    subprocess.run(["gcc", "-pthread", "-o", program, SERVERS / "listeners.c"], check=True)
+    with subprocess.Popen([program, "61"], stdout=subprocess.PIPE, text=True) as process:
+        pids = [int(process.stdout.readline()) for _ in range(61)]
+        events = watch.collect()
+        members = {auto.subject(pid)["members"] for pid in pids}
+        process.kill()
+    assert {tuple(moves(events, pid)) for pid in pids} == {(BEGAN,)}
+    assert members == {1}
+
+
+def test_pid_is_used_again(auto, actor, cgroups):
+    """By another server, while a process of the first one lives."""
+    auto.start()
+    watch = auto.watch()
+    group, first, second = cgroups("again"), actor(), actor()
+    group.add(first.pid)
+    first.call("listen", "127.0.0.1")
+    left = first.call("fork", True)
+    first.die("SIGKILL")
+    wait_until(lambda: not os.path.exists(f"/proc/{first.pid}"), "its pid is free")
+    pid = second.call("fork_actor", True, first.pid)
+    assert pid == first.pid
+    port = second.call("tell_child", pid, "listen", "127.0.0.1")
+    assert moves(watch.collect(), pid) == [BEGAN, BEGAN]
+    assert auto.subject(pid)["members"] == 1
+    with peers.Held("127.0.0.1", port, 5):
+        second.call("tell_child", pid, "accept", 5)
+        os.kill(left, signal.SIGKILL)
+        wait_until(lambda: peers.has_ended(left), "the first one's child has ended")
+        shown = auto.subject(pid)
+    assert (shown["members"], shown["accepts"], shown["inflight_tcp"]) == (1, 5, 5)
 
 
 def test_declared_ones_stay_whole(auto, actor):

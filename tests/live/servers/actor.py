@@ -29,6 +29,14 @@ def checked(result):
     return result
 
 
+def fork_as(pid):
+    """clone3(2) with set_tid: fork(2) of a child with this pid."""
+    pids = (ctypes.c_int * 1)(pid)
+    arguments = (ctypes.c_uint64 * 10)()
+    arguments[4], arguments[8], arguments[9] = signal.SIGCHLD, ctypes.addressof(pids), 1
+    return checked(LIBC.syscall(435, ctypes.byref(arguments), ctypes.sizeof(arguments)))
+
+
 def client(address):
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     # One retransmission only: a connect that nobody answers fails after 3 s, not after 2 min.
@@ -253,10 +261,13 @@ class Actor:
     def kill(self, pid, name):
         os.kill(pid, getattr(signal, name))
 
-    def fork_actor(self, new_session):
-        """A child that does what tell_child() has it do; its pid."""
+    def setsid(self):
+        os.setsid()
+
+    def fork_actor(self, new_session, pid=0):
+        """A child that does what tell_child() has it do; its pid, which may be told."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        pid = fork_as(pid) if pid else os.fork()
         if pid == 0:
             ours.close()
             if new_session:
@@ -271,10 +282,12 @@ class Actor:
         self.controls[pid].send(json.dumps([method, *arguments]).encode())
         return json.loads(self.controls[pid].recv(MESSAGE))
 
-    def fork(self):
+    def fork(self, new_session=False):
         """A child that does nothing."""
         pid = os.fork()
         if pid == 0:
+            if new_session:
+                os.setsid()
             signal.pause()
         return pid
 
