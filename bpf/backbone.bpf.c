@@ -80,7 +80,7 @@ static __noinline int pw_move_by_listen(struct task_struct *task)
 		return 0;
 	subject = key.id;
 	own = bpf_map_lookup_elem(&pw_members, &subject);
-	return own && own->flags & PW_ACTIVE_ON_LISTEN ? pw_move(&key, d, PW_ACTIVE, 0) : 0;
+	return own && own->flags & PW_ACTIVE_ON_LISTEN ? pw_move(&key, d, PW_ACTIVE, task, 0) : 0;
 }
 
 /* A stamp on the listener marks every child from its first moment on. */

@@ -37,11 +37,13 @@ static __always_inline void pw_enter(struct pw_declaration *d, __u32 phase, __u3
 	__builtin_memset(d->reason, 0, sizeof(d->reason));
 }
 
-/* Replaces the declaration whole: whoever judges meanwhile sees the old one or the new one. */
+/*
+ * Replaces the declaration whole: whoever judges meanwhile sees the old one or the new one. `by` is 0
+ * if nobody did it, which reads as zeros.
+ */
 static __noinline int pw_move(struct pw_subject_key *key, struct pw_declaration *from, __u32 phase,
-	__u32 signal)
+	struct task_struct *by, __u32 signal)
 {
-	struct task_struct *by = pw_current();
 	struct pw_declaration d = *from;
 
 	pw_enter(&d, phase, signal ? PW_SOURCE_SIGNAL : PW_SOURCE_LISTEN, by);

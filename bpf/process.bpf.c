@@ -241,18 +241,30 @@ static __noinline __u32 pw_phase_by_signal(struct task_struct *task, __u32 sig)
 	return own ? own : any;
 }
 
+#define SENT_BY_KERNEL ((void *)1) /* SEND_SIG_PRIV */
+
+/* The declared process itself; what it left may live on, as where a server puts itself in background. */
+static __always_inline int pw_is_there(struct pw_subject_key *key, struct pw_declaration *d)
+{
+	__u32 tgid = key->id;
+	struct pw_member *own = bpf_map_lookup_elem(&pw_members, &tgid);
+
+	return own && pw_same_start(own->start_ns, d->start_ns);
+}
+
 /*
- * A signal is meant for the subject if its own process receives it; of a cgroup, if it comes from
- * outside: masters send signals to their workers.
+ * A signal is meant for the subject if its own process receives it. Where there is none, as of a
+ * cgroup, if it comes from outside: masters send signals to their workers. A terminal's Ctrl-C is
+ * meant for what runs on it, and that is somebody's shell there.
  */
-static __always_inline int pw_is_meant(
-	struct task_struct *task, struct task_struct *sender, struct pw_subject_key *key)
+static __always_inline int pw_is_meant(struct task_struct *task, struct task_struct *sender,
+	struct pw_subject_key *key, struct pw_declaration *d)
 {
 	struct pw_subject_key of = {};
 
-	if (key->kind == PW_KIND_PROCESS)
+	if (key->kind == PW_KIND_PROCESS && (key->id == pw_tgid(task) || pw_is_there(key, d)))
 		return key->id == pw_tgid(task);
-	return !pw_subject_of(sender, &of) || of.kind != key->kind || of.id != key->id;
+	return sender && (!pw_subject_of(sender, &of) || of.kind != key->kind || of.id != key->id);
 }
 
 /*
@@ -260,10 +272,11 @@ static __always_inline int pw_is_meant(
  * skips the first; what has moved does not move again.
  */
 static __always_inline int pw_signalled(
-	struct task_struct *task, __u32 sig, int result, int is_first)
+	struct task_struct *task, __u32 sig, void *info, int result, int is_first)
 {
 	struct pw_control *ctl = pw_shared();
-	struct task_struct *sender = pw_current();
+	/* who runs when the kernel sends one, such as a terminal's, has nothing to do with it */
+	struct task_struct *sender = info == SENT_BY_KERNEL ? 0 : pw_current();
 	struct pw_signal_record *rec;
 	struct pw_subject_key key;
 	struct pw_declaration *d;
@@ -275,8 +288,8 @@ static __always_inline int pw_signalled(
 	if (!d)
 		return 0;
 	phase = d->phase >= PW_ACTIVE ? pw_phase_by_signal(task, sig) : 0;
-	if (phase > d->phase && pw_is_meant(task, sender, &key))
-		pw_move(&key, d, phase, sig);
+	if (phase > d->phase && pw_is_meant(task, sender, &key, d))
+		pw_move(&key, d, phase, sender, sig);
 	/* after the move, so that it is in the report of the drain that it began */
 	rec = is_first ? pw_reserve(PW_EV_SIGNAL, sizeof(*rec)) : 0;
 	if (!rec)
@@ -294,11 +307,11 @@ static __always_inline int pw_signalled(
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pw_signal, int sig, void *info, struct task_struct *task, int group, int result)
 {
-	return pw_signalled(task, sig, result, 1);
+	return pw_signalled(task, sig, info, result, 1);
 }
 
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pw_signal2, int sig, void *info, struct task_struct *task, int group, int result)
 {
-	return pw_signalled(task, sig, result, 0);
+	return pw_signalled(task, sig, info, result, 0);
 }

@@ -2,8 +2,11 @@
 """Phases by signals: who receives one that means DRAIN is in DRAIN when kill(2) returns, whether it
 catches the signal, blocks it, or dies of it."""
 
+import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 
 import expect
@@ -106,6 +109,49 @@ def test_signal_to_a_worker(daemon, watch, listening):
     events = watch.collect()
     assert phases(events, one.pid) == [("UNDECLARED", "ACTIVE", "api")]
     assert expect.counted(events) == {}
+
+
+def test_processes_left_behind(daemon, watch, actor):
+    """Where a server puts itself in the background, no signal reaches the one that was declared."""
+    one = actor()
+    daemon.declare("ACTIVE", one.pid)
+    worker, master = one.call("fork"), one.call("fork_actor", True)
+    one.call("tell_child", master, "catch", "SIGTERM")
+    _, (control,) = one.call_for_fds("lend_child", master)
+    with socket.socket(fileno=control) as control:
+        os.kill(worker, signal.SIGTERM)
+        one.die("SIGKILL")
+        peers.wait_until(lambda: daemon.subject(one.pid)["members"] == 1, "one is left")
+        assert phases(watch.collect(), one.pid) == [("UNDECLARED", "ACTIVE", "api")]
+        control.send(json.dumps(["kill", master, "SIGTERM"]).encode())
+        assert control.recv(99) == b"null"
+        assert phases(watch.collect(), one.pid) == [("UNDECLARED", "ACTIVE", "api")]
+        os.kill(master, signal.SIGTERM)
+        assert phases(watch.collect(), one.pid) == [("UNDECLARED", "ACTIVE", "api"), *MOVED]
+
+
+@pytest.mark.parametrize("kind", ["process", "cgroup"])
+def test_terminal(daemon, watch, cgroups, kind):
+    """Ctrl-C is sent by nobody. It ends what runs on the terminal: in a container, somebody's shell."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp("sh", ["sh", "-c", "stty -echo; echo ready; exec cat"])
+    with os.fdopen(terminal, "r+b", buffering=0) as file:
+        assert b"ready" in file.readline()
+        if kind == "process":
+            ident = pid
+            daemon.declare("ACTIVE", pid)
+        else:
+            group = cgroups("terminal")
+            group.add(pid)
+            ident = group.id
+            assert daemon.cli("declare", "ACTIVE", "--cgroup", group.path).returncode == 0
+        file.write(b"\x03")
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
+    moved = expect.of_type(watch.collect(), "phase")
+    moved = [e for e in moved if (e["subject"]["id"], e["to"]) == (ident, "DRAIN")]
+    assert len(moved) == (kind == "process")
+    assert not any("by" in e for e in moved)
 
 
 def test_next_epoch(daemon, watch, listening):
