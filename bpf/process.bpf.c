@@ -221,12 +221,13 @@ int BPF_PROG(pw_process_free, struct task_struct *task)
 static __noinline __u32 pw_phase_by_signal(struct task_struct *task, __u32 sig)
 {
 	struct pw_control *ctl = pw_shared();
-	__u64 comm[2] = {};
+	__u64 comm[PW_COMM_LEN / 8] = {};
 	__u32 any = 0, own = 0, i;
 
 	if (!ctl)
 		return 0;
-	BPF_CORE_READ_INTO(&comm, task, group_leader, comm);
+	/* as a string: before 5.17 what an earlier, longer name had stands behind its end */
+	BPF_CORE_READ_STR_INTO(&comm, task, group_leader, comm);
 	for (i = 0; i < PW_SIGNAL_RULES; i++) {
 		struct pw_signal_rule *rule = &ctl->signal_rules[i];
 		__u64 *name = (__u64 *)rule->comm;

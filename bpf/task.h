@@ -45,7 +45,8 @@ static __always_inline void pw_identify_client(
 	c->pid = BPF_CORE_READ(leader, tgid);
 	c->arming = arming;
 	c->cgroup_id = BPF_CORE_READ(leader, cgroups, dfl_cgrp, kn, id);
-	BPF_CORE_READ_INTO(&c->comm, leader, comm);
+	__builtin_memset(c->comm, 0, sizeof(c->comm)); /* it is compared: with zeros behind its end */
+	BPF_CORE_READ_STR_INTO(&c->comm, leader, comm);
 }
 
 #define PF_KTHREAD 0x00200000

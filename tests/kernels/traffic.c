@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -462,20 +463,31 @@ static void nothing(int sig)
 	(void)sig;
 }
 
-/* No DRAIN is declared: the signal is that. */
-static void try_signal(void)
+static void rename_to(const char *comm)
+{
+	check(prctl(PR_SET_NAME, comm), "prctl");
+}
+
+/*
+ * No DRAIN is declared: the signal is that. One means so for a program's name only; before 5.17 the
+ * kernel leaves there what a longer name had before.
+ */
+static void try_signal(const char *name, int sig, const char *comm)
 {
 	struct server s;
 
-	signal(SIGTERM, nothing); /* so that the server goes on, which inherits it */
+	signal(sig, nothing); /* so that the server goes on, which inherits it, and its name */
+	rename_to("a long name it had");
+	rename_to(comm);
 	s = spawn(AF_INET, ACCEPT_ADDRESS);
-	signal(SIGTERM, SIG_DFL);
+	signal(sig, SIG_DFL);
+	rename_to("traffic");
 	declare(&s, "ACTIVE");
 	s.port = ask(&s, OP_LISTEN, 0, 0);
-	fact_open("signal", "SIGTERM", &s);
-	fputs(",\"active\":", facts);
+	fact_open("signal", name, &s);
+	fprintf(facts, ",\"comm\":\"%s\",\"active\":", comm);
 	connections(&s, 0, AF_INET, ACTIVE_CONNECTIONS);
-	check(kill(s.pid, SIGTERM), "kill");
+	check(kill(s.pid, sig), "kill");
 	fputs(",\"drain\":", facts);
 	connections(&s, 0, AF_INET, DRAIN_CONNECTIONS);
 	fact_close();
@@ -705,7 +717,8 @@ int main(int argc, char **argv)
 		server = spawn(variants[i].family, variants[i].how);
 		try_accepts(&server, &variants[i], "made by the subject");
 	}
-	try_signal();
+	try_signal("SIGTERM", SIGTERM, "traffic");
+	try_signal("SIGUSR1", SIGUSR1, "haproxy");
 	try_worker("forked before the declaration", true);
 	try_worker("forked after the declaration", false);
 	try_queued("accept(address)", ACCEPT_ADDRESS);
