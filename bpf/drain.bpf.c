@@ -177,6 +177,9 @@ static __always_inline void pw_data_refused(struct pw_segment *s)
 	if (!found)
 		return;
 	closed = *found;
+	/* what it acknowledges was never sent: this is a later connection with the same ends */
+	if (s->ack - closed.acked > closed.write_seq + 1 - closed.acked)
+		return;
 	/* it has seen our FIN */
 	if ((__s32)(s->ack - closed.write_seq) > 0 && s->payload <= PW_FAREWELL_BYTES)
 		return;

@@ -112,6 +112,7 @@ static __always_inline void pw_remember_closed(struct pw_conn *conn, struct sock
 	closed.established_ns = conn->established_ns;
 	closed.closed_ns = bpf_ktime_get_boot_ns();
 	closed.write_seq = BPF_CORE_READ((struct tcp_sock *)sk, write_seq);
+	closed.acked = BPF_CORE_READ((struct tcp_sock *)sk, snd_una);
 	closed.requests = conn->requests;
 	bpf_map_update_elem(&pw_closed, &ends->tuple, &closed, BPF_ANY);
 }

@@ -44,7 +44,9 @@ struct pw_closed {
 	__u64 established_ns;
 	__u64 closed_ns;
 	__u32 write_seq; /* the FIN's sequence number */
+	__u32 acked;	 /* up to here, by the client */
 	__u32 requests;
+	__u32 reserved;
 };
 
 /*

@@ -839,6 +839,30 @@ def test_request_after_the_close_is_told_once(daemon, watch, listening):
         assert expect.counted(watch.collect()) == {"accept": 3, "abandon": 3, "request": 3}
 
 
+def test_later_connection_with_the_same_ends(daemon, watch, listening):
+    """To who serves there next: what comes after that one's close is nothing of the drain."""
+    one, source = listening(), free_port()
+
+    def connect_and_close(server):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", source))
+            sock.connect(("127.0.0.1", one.port))
+            server.call("accept", 1)
+            server.call("close_connections")
+            assert sock.recv(1) == b""
+            if server is not one:
+                sock.sendall(bytes(QUESTION))
+
+    daemon.declare("DRAIN", one.pid)
+    connect_and_close(one)
+    one.die("exit")
+    other = listening(port=one.port)
+    daemon.declare("ACTIVE", other.pid)
+    connect_and_close(other)
+    assert expect.counted(watch.collect()) == {"accept": 1}
+
+
 @pytest.mark.parametrize("phase", ["ACTIVE", "INIT"])
 def test_closed_while_not_draining(daemon, watch, listening, phase):
     """While something else drains."""
