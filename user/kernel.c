@@ -196,6 +196,16 @@ static void btf_freep(struct btf **btf)
 	btf__free(*btf);
 }
 
+/* Nobody misses what another one does in its stead. */
+static void supersede(struct kernel *k)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(specs); j++)
+			if (specs[i].unless && !k->hooks[i].error && specs[j].needs &&
+				strcmp(specs[i].unless, specs[j].needs) == 0)
+				k->hooks[j].superseded = true;
+}
+
 static int choose_programs(struct kernel *k, char *why, size_t len)
 {
 	struct kernel_private *p = k->private;
@@ -226,12 +236,7 @@ static int choose_programs(struct kernel *k, char *why, size_t len)
 		prog = bpf_object__find_program_by_name(p->skel->obj, s->program);
 		bpf_program__set_autoload(prog, !err);
 	}
-	/* nobody misses what another one does in its stead */
-	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
-		for (size_t j = 0; j < ARRAY_SIZE(specs); j++)
-			if (specs[i].unless && !k->hooks[i].error && specs[j].needs &&
-				strcmp(specs[i].unless, specs[j].needs) == 0)
-				k->hooks[j].superseded = true;
+	supersede(k);
 	return 0;
 }
 
@@ -452,10 +457,12 @@ static int take_over(struct kernel *k)
 		if (is_prog ? p->progs[i] >= 0 : p->links[i] != NULL)
 			continue;
 		k->hooks[i].error = -errno;
-		k->hooks[i].superseded = specs[i].trampoline; /* it was told at the load */
+		/* it was told at the load */
+		k->hooks[i].superseded = specs[i].trampoline || specs[i].unless;
 		if (specs[i].required)
 			return -ESTALE;
 	}
+	supersede(k);
 	k->took_over = true;
 	return 0;
 }

@@ -329,6 +329,20 @@ def test_takeover_keeps_refusing(own_daemon, actor):
         assert done.returncode == 4, done
 
 
+def test_takeover_says_what_is_off(own_daemon):
+    """Nothing that the first start did not: what another hook does is not off."""
+
+    def off():
+        said = own_daemon.said().splitlines()
+        return {line for line in said if " is off (" in line}
+
+    own_daemon.start()
+    first = off()
+    own_daemon.kill()
+    own_daemon.start()
+    assert off() == first
+
+
 def test_takeover_sees_forks_and_exits(own_daemon, server):
     """Workers that were replaced while no daemon was there."""
     s = server("prefork")
