@@ -91,17 +91,24 @@ static __always_inline void pw_stamp_listener(
 	bpf_map_update_elem(&pw_ports, port, &one, BPF_ANY);
 }
 
-/* An old connection is judged already: it is counted as open, and if it was accepted, in flight. */
+/*
+ * An old connection is judged already: it is counted as open, and if it was accepted, in flight. So is
+ * one of a subject that is no more, since this one took its place.
+ */
 static __always_inline void pw_stamp_connection(struct sock *sk, struct task_struct *task,
 	struct pw_port *port, struct pw_subject_key *key)
 {
-	struct pw_conn fresh = {};
-	struct pw_stats *stats;
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0), fresh = {};
+	struct pw_stats *stats = pw_stats_of(key);
 
-	if (bpf_sk_storage_get(&pw_conns, sk, 0, 0))
+	if (conn) {
+		if (stats && conn->judged && conn->subject && !pw_owner_stats(conn)) {
+			pw_own(conn, key, stats);
+			pw_add(stats->inflight, 1);
+		}
 		return;
+	}
 	fresh.judged = pw_tgid(task);
-	stats = pw_stats_of(key);
 	if (stats && bpf_map_lookup_elem(&pw_ports, port)) {
 		pw_own(&fresh, key, stats);
 		pw_add(stats->inflight, 1);

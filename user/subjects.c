@@ -322,6 +322,102 @@ static bool own_member(struct subjects *s, const struct subject *subject, struct
 	       pw_same_start(ret->start_ns, subject->now.start_ns);
 }
 
+/* Its declaration is out of the map: its processes are nobody's from now on. */
+static void release_members(struct subjects *s, const struct subject *subject)
+{
+	_cleanup_(freep) pid_t *pids = NULL;
+	size_t n;
+
+	if (members_of(s, subject, &pids, &n) < 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		bpf_map_delete_elem(s->k->members, &pids[i]);
+}
+
+static bool is_below(const char *path, const char *cgroup)
+{
+	size_t len = strlen(cgroup);
+
+	return strncmp(path, cgroup, len) == 0 && (len == 1 || path[len] == '/' || !path[len]);
+}
+
+/* A process of what nobody declared (--auto); 0: it is no such one, or over. */
+static pid_t some_undeclared(struct subjects *s, const struct subject *subject)
+{
+	_cleanup_(freep) pid_t *pids = NULL;
+	struct pw_member m;
+	uint32_t pid;
+	size_t n;
+
+	if (subject->key.kind != PW_KIND_PROCESS || subject->now.source != PW_SOURCE_LISTEN)
+		return 0;
+	if (own_member(s, subject, &m))
+		return m.scope ? subject->key.id : 0;
+	if (members_of(s, subject, &pids, &n) < 0 || !n)
+		return 0;
+	pid = pids[0];
+	return bpf_map_lookup_elem(s->k->members, &pid, &m) == 0 && m.scope ? pid : 0;
+}
+
+static bool is_inside(struct subjects *s, pid_t pid, const struct subject *outer)
+{
+	const char *cgroup;
+	char path[PATH_MAX];
+	struct proc_stat stat;
+
+	if (outer->key.kind == PW_KIND_CGROUP) {
+		cgroup = proc_names_cgroup(s->names, outer->key.id);
+		return cgroup && proc_cgroup2(pid, path, sizeof(path)) == 0 && is_below(path, cgroup);
+	}
+	for (int i = 0; i < ANCESTORS_MAX && pid > 1 && proc_read(pid, &stat) == 0; i++) {
+		pid = stat.ppid;
+		if ((uint64_t)pid == outer->key.id)
+			return true;
+	}
+	return false;
+}
+
+struct inner {
+	struct subjects *s;
+	const struct subject *outer;
+	struct subject **found;
+	size_t n, room;
+};
+
+static void collect_inner(const struct subject *subject, void *arg)
+{
+	struct inner *inner = arg;
+	pid_t pid = some_undeclared(inner->s, subject);
+
+	if (!pid || subject == inner->outer || !is_inside(inner->s, pid, inner->outer))
+		return;
+	if (inner->n == inner->room) {
+		size_t room = inner->room ? 2 * inner->room : 16;
+		void *larger = realloc(inner->found, room * sizeof(*inner->found));
+
+		if (!larger)
+			return;
+		inner->found = larger;
+		inner->room = room;
+	}
+	inner->found[inner->n++] = find(inner->s, &subject->key);
+}
+
+/* What nobody declared is no subject of its own in what somebody has declared. */
+static void absorb(struct subjects *s, const struct subject *outer)
+{
+	struct inner inner = { .s = s, .outer = outer };
+
+	subjects_for_each(s, collect_inner, &inner);
+	for (size_t i = 0; i < inner.n; i++) {
+		s->listener.end(inner.found[i], false, s->listener.arg);
+		release_members(s, inner.found[i]);
+		bpf_map_delete_elem(s->k->phases, &inner.found[i]->key);
+		forget(s, inner.found[i]);
+	}
+	free(inner.found);
+}
+
 /* The processes and sockets of a new subject that exist already. */
 static int gather(struct subjects *s, const struct subject *subject, pid_t outer)
 {
@@ -372,6 +468,8 @@ static int set_up(struct subjects *s, struct subject *subject, bool counted)
 		subject->now.phase = PW_UNDECLARED;
 	err = write_declaration(s, subject);
 	subject->now = final;
+	if (!err && final.source != PW_SOURCE_LISTEN)
+		absorb(s, subject);
 	if (!err)
 		err = gather(s, subject, outer);
 	if (err || is_cgroup)
@@ -921,14 +1019,11 @@ static void look_in_cgroup(const struct subject *subject, void *arg)
 {
 	struct cgroup_search *c = arg;
 	const char *path;
-	size_t len;
 
 	if (c->found || subject->key.kind != PW_KIND_CGROUP)
 		return;
 	path = proc_names_cgroup(c->s->names, subject->key.id);
-	len = path ? strlen(path) : 0;
-	c->found = len && strncmp(c->path, path, len) == 0 &&
-		   (len == 1 || c->path[len] == '/' || !c->path[len]);
+	c->found = path && is_below(c->path, path);
 }
 
 static bool has_subject(struct subjects *s, pid_t pid)
@@ -1006,18 +1101,6 @@ static void collect_gone(const struct subject *subject, void *arg)
 		gone->subjects[gone->n++] = mine;
 	else
 		mine->ending = !left;
-}
-
-/* Somebody took the declaration out of the map: its processes are nobody's from now on. */
-static void release_members(struct subjects *s, const struct subject *subject)
-{
-	_cleanup_(freep) pid_t *pids = NULL;
-	size_t n;
-
-	if (members_of(s, subject, &pids, &n) < 0)
-		return;
-	for (size_t i = 0; i < n; i++)
-		bpf_map_delete_elem(s->k->members, &pids[i]);
 }
 
 int subjects_reconcile(struct subjects *s)

@@ -236,6 +236,34 @@ def test_server_that_came_while_the_daemon_was_away(auto, actor):
     assert auto.subject(one.pid)["members"] == 2
 
 
+@pytest.mark.parametrize("around", ["cgroup", "ancestor"])
+def test_declared_around_it(auto, actor, cgroups, around):
+    """What somebody declares goes for the listeners in there, which nobody did declare: what they
+    accept is counted there, and what they have accepted is in flight there."""
+    auto.start()
+    watch = auto.watch()
+    one, group = actor(), cgroups("around")
+    group.add(one.pid)
+    child = one.call("fork_actor", False)
+    port = one.call("tell_child", child, "listen", "127.0.0.1")
+    assert moves(watch.collect(), child) == [BEGAN]
+    with peers.Held("127.0.0.1", port, 3):
+        one.call("tell_child", child, "accept", 3)
+        if around == "cgroup":
+            assert auto.cli("declare", "DRAIN", "--cgroup", group.path).returncode == 0
+        else:
+            auto.declare("DRAIN", one.pid)
+        kind, ident = ("cgroup", group.id) if around == "cgroup" else ("process", one.pid)
+        with peers.Held("127.0.0.1", port, 5) as held:
+            one.call("tell_child", child, "accept", 5)
+            expect.accepts(of(watch.collect(), [ident]), held.made, ident, child)
+        shown = auto.subject(ident, kind)
+        assert (shown["members"], shown["accepts"], shown["inflight"]) == (2, 5, 8)
+        one.call("tell_child", child, "close_connections")
+        assert auto.subject(ident, kind)["inflight"] == 0
+    assert child not in auto.subjects()
+
+
 def test_nobody_else(auto, actor):
     """Who only connects is none, nor are the daemon and the host's first process."""
     auto.start()
