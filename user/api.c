@@ -91,44 +91,8 @@ static evutil_socket_t request_fd(struct evhttp_request *req)
 
 /* ---- PUT /v1/phase ---- */
 
-/* The caller's number for a process need not be ours. */
-static int parse_pid(const json_t *pid, const struct ucred *peer, pid_t *ret, char *why, size_t len)
-{
-	json_int_t number = json_integer_value(pid);
-	int err;
-
-	if (!json_is_integer(pid) || number < 1 || number > PID_MAX)
-		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
-			PID_MAX);
-	err = proc_translate(number, peer->pid, ret);
-	if (err == -ESRCH)
-		return fail_with(why, len, err,
-			"there is no process %d in the caller's pid namespace", (int)number);
-	if (err)
-		return fail_with(why, len, err, "cannot look into the caller's pid namespace: %s",
-			strerror(-err));
-	return 0;
-}
-
-/* On a hybrid host the root is where everybody is. */
-static int find_own_cgroup(
-	const struct ucred *peer, char own[static PATH_MAX], char *why, size_t len)
-{
-	int err = proc_cgroup2(peer->pid, own, PATH_MAX);
-
-	if (err)
-		return fail_with(why, len, -EINVAL, "cannot tell the caller's cgroup v2: %s",
-			strerror(-err));
-	if (strcmp(own, "/") == 0)
-		return fail_with(why, len, -EINVAL,
-			"the caller is in the root cgroup, like everybody who is in no other: "
-			"name a process");
-	return 0;
-}
-
-/* Which process or cgroup the body means: that may be in `own`. */
-static int parse_target(json_t *body, const struct ucred *peer, struct declaration_request *r,
-	char own[static PATH_MAX], char *why, size_t len)
+/* Which process or cgroup the body means, as the caller sees it. */
+static int parse_target(json_t *body, struct declaration_request *r, char *why, size_t len)
 {
 	json_t *pid = json_object_get(body, "pid"), *cgroup = NULL;
 	bool self = json_is_true(json_object_get(body, "self"));
@@ -148,27 +112,21 @@ static int parse_target(json_t *body, const struct ucred *peer, struct declarati
 		return fail_with(why, len, -EINVAL,
 			"give one of \"pid\": N, \"self\": true, \"parent\": true, \"cgroup\": PATH, "
 			"\"unit\": NAME, \"container\": ID or \"pod\": NAMESPACE/NAME");
-	if (pid)
-		return parse_pid(pid, peer, &r->pid, why, len);
+	if (pid && (!json_is_integer(pid) || json_integer_value(pid) < 1 ||
+			   json_integer_value(pid) > PID_MAX))
+		return fail_with(why, len, -EINVAL, "\"pid\" is to be an integer from 1 to %d",
+			PID_MAX);
 	if (cgroup && !json_string_length(cgroup))
 		return fail_with(why, len, -EINVAL, "\"%s\" is to be a text",
 			names_name(&select_names, r->by));
 	if (cgroup && r->active_on_listen)
 		return fail_with(why, len, -EINVAL, "\"active_on_listen\" goes with a process");
+	r->pid = json_integer_value(pid);
 	r->cgroup = json_string_value(cgroup);
-	r->own_cgroup = cgroup && r->by == SELECT_PATH && strcmp(r->cgroup, "self") == 0;
-	if (r->own_cgroup) {
-		r->cgroup = own;
-		return find_own_cgroup(peer, own, why, len);
-	}
-	if (self)
-		r->pid = peer->pid;
-	if (parent)
-		r->pid = proc_parent(peer->pid);
-	if (parent && !r->pid)
-		return fail_with(why, len, -EINVAL,
-			"the caller's parent is init or outside of its pid namespace, no service: "
-			"name a process or a cgroup");
+	if (cgroup && r->by == SELECT_PATH && strcmp(r->cgroup, "self") == 0)
+		r->means = MEANS_OWN_CGROUP;
+	else if (!cgroup)
+		r->means = pid ? MEANS_INNER_PID : self ? MEANS_CALLER : MEANS_PARENT;
 	return 0;
 }
 
@@ -247,6 +205,9 @@ static int status_of(int err)
 		return 409;
 	case -ENOTUNIQ:
 		return 422;
+	case -EAGAIN:
+	case -EDQUOT:
+		return 429;
 	default:
 		return 500;
 	}
@@ -259,17 +220,13 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	struct declaration_result result;
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
-	char why[WHY_LEN] = "", own[PATH_MAX];
+	char why[WHY_LEN] = "";
 	json_error_t at;
 	json_t *body;
 	int err;
 
 	if (getsockopt(request_fd(req), SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
 		reply_error(req, 500, "cannot tell who is asking: %s", strerror(errno));
-		return;
-	}
-	if (peer.pid <= 0) {
-		reply_error(req, 403, "the caller is in a pid namespace that cannot be seen from here");
 		return;
 	}
 	body = json_loadb((const char *)evbuffer_pullup(input, -1), evbuffer_get_length(input),
@@ -282,10 +239,11 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	}
 	err = parse_declaration(body, &request, why, sizeof(why));
 	if (!err)
-		err = parse_target(body, &peer, &request, own, why, sizeof(why));
+		err = parse_target(body, &request, why, sizeof(why));
 	if (!err)
 		err = declare_phase(api->c.declare,
-			&(struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API },
+			&(struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API,
+				request_fd(req) },
 			&request, &result, why);
 	if (err)
 		reply_error(req, status_of(err), "%s", why);
@@ -585,8 +543,10 @@ static void get_reports(struct api *api, struct evhttp_request *req, const struc
 static void get_metrics(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+	const struct metrics_of of = {
+		api->c.kernel, api->c.subjects, api->c.declare, api->c.notified };
 
-	if (!body || metrics_write(body, api->c.kernel, api->c.subjects, api->c.notified) < 0)
+	if (!body || metrics_write(body, &of) < 0)
 		evhttp_send_reply(req, 500, NULL, NULL);
 	else
 		reply(req, 200, METRICS_CONTENT_TYPE, body);

@@ -365,6 +365,7 @@ static int status_exit_code(int status)
 		return PW_EXIT_USAGE;
 	case 403:
 	case 409:
+	case 429:
 		return PW_EXIT_REFUSED;
 	default:
 		return PW_EXIT_FAILED;

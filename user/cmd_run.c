@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* The daemon: one loop over the ring buffer, the API's sockets, timers and signals. */
 #include <errno.h>
+#include <grp.h>
 #include <limits.h>
 #include <signal.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <event2/event.h>
 
 #include "api.h"
+#include "audit.h"
 #include "clock.h"
 #include "commands.h"
 #include "declare.h"
@@ -46,6 +48,9 @@ struct run_options {
 	uint32_t flaps;
 	bool listeners_are_subjects;
 	struct ignore_options ignore;
+	struct audit_options audit;
+	const char *admin_gid;
+	struct declare_options declare;
 };
 
 /* What the kernel half is told. */
@@ -90,6 +95,23 @@ static const struct opt run_table[] = {
 	OPT_LIST(struct run_options, ignore.clients, STRING, .name = "ignore-client",
 		.metavar = "COMM", .min = 1, .max = PW_COMM_LEN - 1,
 		.help = "connections that this program on this node opened are no user's"),
+	OPT_STRING(struct run_options, audit.path, .name = "audit-log", .metavar = "PATH", .min = 1,
+		.max = PATH_MAX - 16,
+		.help = "write a line of JSON for each declaration, whatever became of it, here"),
+	OPT_U64(struct run_options, audit.size, .name = "audit-size", .metavar = "BYTES",
+		.max = INT64_MAX, .fallback = "16777216",
+		.help = "begin a new audit log before it is larger; 0 for never"),
+	OPT_U32(struct run_options, audit.keep, .name = "audit-keep", .metavar = "N", .min = 1,
+		.max = 999, .fallback = "4",
+		.help = "older audit logs to keep, as PATH.1 and so on"),
+	OPT_STRING(struct run_options, admin_gid, .name = "admin-gid", .metavar = "GROUP", .min = 1,
+		.help = "whose members may declare anything, as root may; a name or a number"),
+	OPT_U32(struct run_options, declare.rate, .name = "limit-rate", .metavar = "N", .min = 1,
+		.max = 1000000, .fallback = "20",
+		.help = "declarations a second of each other user, and five times as many at once"),
+	OPT_U32(struct run_options, declare.subjects, .name = "limit-subjects", .metavar = "N",
+		.max = 1000000, .fallback = "1024",
+		.help = "processes that each other user may have declared at once"),
 	OPT_END,
 };
 
@@ -97,17 +119,18 @@ const struct opts_spec run_spec = {
 	.name = "run",
 	.summary = "observe this host and serve events, metrics and declarations",
 	.details = "Stopped by SIGTERM or SIGINT. The kernel half goes on counting then, and the next "
-		   "run takes over; 'phasewatch unload' removes it.",
+		   "run takes over; 'phasewatch unload' removes it. SIGHUP opens the audit log anew.",
 	.options = run_table,
 };
 
 struct daemon {
 	struct event_base *base;
-	struct event *wake, *poll, *reconcile, *term, *interrupt;
+	struct event *wake, *poll, *reconcile, *term, *interrupt, *hangup;
 	struct kernel *kernel;
 	struct ring_buffer *ring;
 	struct proc_names *names;
 	struct subjects *subjects;
+	struct audit *audit;
 	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
@@ -288,6 +311,7 @@ static void on_phase(const struct subject *s, const struct event_phase *p, void 
 	struct pw_stats stats;
 
 	e.phase.realtime_offset_ns = d->realtime_offset_ns;
+	declare_moved(d->declare, s, p);
 	publish(d, &e, s->name);
 	if (s->now.phase >= PW_DRAIN)
 		subjects_look(d->subjects);
@@ -430,6 +454,7 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 	int err;
 
 	api_accept_again(d->api);
+	declare_tick(d->declare);
 	catch_up(d);
 	if (drains_running(d->drains)) {
 		subjects_look(d->subjects);
@@ -449,6 +474,15 @@ static void on_stop(evutil_socket_t fd, short what, void *arg)
 	event_base_loopbreak(d->base);
 }
 
+static void on_hangup(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	log_info("SIGHUP: %s", d->audit ? "opening the audit log anew" : "there is no audit log");
+	if (d->audit)
+		audit_reopen(d->audit);
+}
+
 static int start_loop(struct daemon *d)
 {
 	static const struct timeval reconcile = { .tv_sec = RECONCILE_MS / 1000 };
@@ -463,12 +497,14 @@ static int start_loop(struct daemon *d)
 	d->reconcile = event_new(d->base, -1, EV_PERSIST, on_reconcile, d);
 	d->term = evsignal_new(d->base, SIGTERM, on_stop, d);
 	d->interrupt = evsignal_new(d->base, SIGINT, on_stop, d);
-	if (!d->wake || !d->poll || !d->reconcile || !d->term || !d->interrupt)
+	d->hangup = evsignal_new(d->base, SIGHUP, on_hangup, d);
+	if (!d->wake || !d->poll || !d->reconcile || !d->term || !d->interrupt || !d->hangup)
 		return -ENOMEM;
 	event_add(d->wake, NULL);
 	event_add(d->reconcile, &reconcile);
 	event_add(d->term, NULL);
 	event_add(d->interrupt, NULL);
+	event_add(d->hangup, NULL);
 	poll_soon(d); /* records may wait from before */
 	return 0;
 }
@@ -488,8 +524,10 @@ static void daemon_stop(struct daemon *d)
 	event_freep(&d->reconcile);
 	event_freep(&d->term);
 	event_freep(&d->interrupt);
+	event_freep(&d->hangup);
 	ring_buffer__free(d->ring);
 	declare_free(d->declare);
+	audit_free(d->audit);
 	subjects_free(d->subjects);
 	drains_free(d->drains);
 	stream_free(d->stream);
@@ -518,6 +556,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 {
 	const struct subjects_listener listener = {
 		.phase = on_phase, .end = on_end, .violation = on_violation, .arg = d };
+	struct declare_options declare_options = o->declare;
 	struct api_context context;
 	int err;
 
@@ -525,6 +564,10 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		strcpy(d->node, "localhost");
 	if (getenv("NODE_NAME"))
 		snprintf(d->node, sizeof(d->node), "%s", getenv("NODE_NAME"));
+	err = o->audit.path ? audit_new(&d->audit, &o->audit, d->node, why, len) : 0;
+	if (err)
+		return err;
+	declare_options.audit = d->audit;
 	err = kernel_open(&d->kernel, o->pin_dir, why, len);
 	if (err)
 		return err;
@@ -537,7 +580,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		drains_new(&d->drains) < 0 ||
 		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, o->pod_logs,
 			&listener) < 0 ||
-		declare_new(&d->declare, d->subjects) < 0 ||
+		declare_new(&d->declare, d->subjects, &declare_options) < 0 ||
 		start_loop(d) < 0)
 		return -ENOMEM;
 	err = subjects_reconcile(d->subjects);
@@ -578,6 +621,21 @@ static void tell_started(const struct daemon *d, const struct run_options *o)
 		*o->notify_socket ? ", NOTIFY_SOCKET=" : "", o->notify_socket);
 }
 
+static bool find_group(const char *text, gid_t *ret)
+{
+	const struct group *group;
+	uint64_t number;
+
+	if (parse_u64(text, &number) == 0) {
+		*ret = number;
+		return number < NO_GID;
+	}
+	group = getgrnam(text);
+	if (group)
+		*ret = group->gr_gid;
+	return group;
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct run_options o = { 0 };
@@ -598,7 +656,15 @@ int cmd_run(int argc, char **argv)
 	}
 	if (!o.notify_socket)
 		o.notify_socket = notify_beside(o.socket, beside, sizeof(beside));
+	o.declare.admin_gid = NO_GID;
+	if (o.admin_gid && !find_group(o.admin_gid, &o.declare.admin_gid)) {
+		log_error("--admin-gid '%s': there is no such group; see 'phasewatch run --help'",
+			o.admin_gid);
+		return PW_EXIT_USAGE;
+	}
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN); /* until the loop takes it */
+	signal(SIGXFSZ, SIG_IGN); /* a log that may not grow is an error to handle */
 	if (ignore_parse(&o.ignore, &rules.ignore, &rules.ignores, &bad) < 0) {
 		log_error("--ignore-... '%s': expected at most %d addresses or networks such as "
 			  "10.0.0.0/8, %d ports and %d names; see 'phasewatch run --help'",

@@ -14,6 +14,7 @@ struct event_phase {
 	struct pw_subject_key key;
 	struct pw_declaration now;
 	uint32_t from; /* enum pw_phase */
+	bool declared; /* by subjects_declare(); else it was found in the map */
 	const char *by_comm; /* NULL: not known */
 	uint64_t realtime_offset_ns; /* CLOCK_REALTIME - CLOCK_BOOTTIME */
 };

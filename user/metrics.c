@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 #include <errno.h>
+#include <inttypes.h>
 
 #include "metrics.h"
 #include "names.h"
@@ -113,6 +114,18 @@ static void write_declarations(struct evbuffer *out, const struct pw_daemon_coun
 	evbuffer_add_printf(out, "phasewatch_reconciles_total %llu\n", c->reconciles);
 }
 
+static void write_authority(struct evbuffer *out, const struct declare *d)
+{
+	head(out, "phasewatch_declarations", "counter",
+		"Declarations by what became of them, whichever way they came.");
+	for (unsigned int v = 0; v < AUDIT_VERDICTS; v++)
+		evbuffer_add_printf(out, "phasewatch_declarations_total{verdict=\"%s\"} %" PRIu64 "\n",
+			names_name(&audit_verdict_names, v), declare_count(d, v));
+	head(out, "phasewatch_audit_lost", "counter",
+		"Lines that could not be written to the audit log.");
+	evbuffer_add_printf(out, "phasewatch_audit_lost_total %" PRIu64 "\n", declare_audit_lost(d));
+}
+
 struct gauges {
 	const struct subjects *s;
 	uint64_t by_phase[PW_PHASES];
@@ -142,20 +155,19 @@ static void write_notified(struct evbuffer *out, const uint64_t *counts)
 			names[r], (unsigned long long)counts[r]);
 }
 
-int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s,
-	const uint64_t *notified)
+int metrics_write(struct evbuffer *out, const struct metrics_of *of)
 {
-	struct gauges g = { .s = s };
+	struct gauges g = { .s = of->subjects };
 	struct pw_counters c;
 	int err;
 
-	err = kernel_read_counters(k, &c);
+	err = kernel_read_counters(of->kernel, &c);
 	if (err)
 		return err;
 	write_connections(out, &c);
 	write_misrouted(out, &c);
-	subjects_look(s);
-	subjects_for_each(s, add_subject, &g);
+	subjects_look(of->subjects);
+	subjects_for_each(of->subjects, add_subject, &g);
 	head(out, "phasewatch_subjects", "gauge", "Subjects by phase.");
 	for (unsigned int p = PW_INIT; p < PW_PHASES; p++)
 		evbuffer_add_printf(out, "phasewatch_subjects{phase=\"%s\"} %llu\n", phase_name(p),
@@ -163,11 +175,12 @@ int metrics_write(struct evbuffer *out, const struct kernel *k, const struct sub
 	head(out, "phasewatch_inflight_connections", "gauge",
 		"Connections that subjects accepted and still hold.");
 	evbuffer_add_printf(out, "phasewatch_inflight_connections %lld\n", (long long)g.inflight);
-	write_declarations(out, &k->control->counters);
+	write_declarations(out, &of->kernel->control->counters);
 	write_cost(out, &c);
 	write_own(out, &c);
-	if (notified)
-		write_notified(out, notified);
+	if (of->notified)
+		write_notified(out, of->notified);
+	write_authority(out, of->declare);
 	head(out, "phasewatch_build", "info", "What is running.");
 	evbuffer_add_printf(out, "phasewatch_build_info{version=\"" PW_VERSION "\"} 1\n# EOF\n");
 	return 0;

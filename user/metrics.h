@@ -5,13 +5,19 @@
 
 #include <event2/buffer.h>
 
+#include "declare.h"
 #include "kernel.h"
 #include "subjects.h"
 
 #define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-/* `notified`: messages by enum notify_result, or NULL. */
-int metrics_write(struct evbuffer *out, const struct kernel *k, const struct subjects *s,
-	const uint64_t *notified);
+struct metrics_of {
+	const struct kernel *kernel;
+	const struct subjects *subjects;
+	const struct declare *declare;
+	const uint64_t *notified; /* messages by enum notify_result, or NULL */
+};
+
+int metrics_write(struct evbuffer *out, const struct metrics_of *of);
 
 #endif /* PW_METRICS_H */

@@ -119,7 +119,7 @@ int notify_parse(const char *data, size_t len, struct notify_message *ret, char 
  * systemd-notify may, it sends its parent's pid as its own.
  */
 static int choose(struct notify *n, const struct notify_message *m, const struct declarer *who,
-	pid_t *ret, char why[static WHY_LEN])
+	struct declaration_request *r, char why[static WHY_LEN])
 {
 	pid_t speaker = who->pid, above;
 	struct proc_stat sender;
@@ -128,11 +128,11 @@ static int choose(struct notify *n, const struct notify_message *m, const struct
 		return fail_with(why, WHY_LEN, -ESRCH,
 			"its sender is gone, and nobody knows whom it spoke for; systemd-notify "
 			"waits, unless it is told --no-block");
-	if (m->main_pid && proc_translate(m->main_pid, who->pid, ret) < 0)
-		return fail_with(why, WHY_LEN, -ESRCH,
-			"there is no process %d in the sender's pid namespace", m->main_pid);
-	if (m->main_pid)
+	if (m->main_pid) {
+		r->means = MEANS_INNER_PID;
+		r->pid = m->main_pid;
 		return 0;
+	}
 	if (strcmp(sender.comm, "systemd-notify") == 0)
 		speaker = proc_parent(who->pid);
 	if (!speaker)
@@ -142,7 +142,7 @@ static int choose(struct notify *n, const struct notify_message *m, const struct
 	if (above)
 		return fail_with(why, WHY_LEN, -ECHILD,
 			"process %d is declared and speaks for those that descend from it", above);
-	*ret = speaker;
+	r->pid = speaker;
 	return 0;
 }
 
@@ -173,20 +173,26 @@ static enum notify_result handle(
 	char why[WHY_LEN];
 	int err;
 
-	if (who->pid <= 0) /* in a pid namespace that cannot be seen from here */
-		return NOTIFY_IGNORED;
 	err = notify_parse(data, len, &m, why);
-	if (!err && !m.phase)
-		return NOTIFY_IGNORED;
-	if (!err)
-		err = choose(n, &m, who, &r.pid, why);
 	if (err) {
-		tell(n, err == -ECHILD ? "ignored" : "refused", who, why);
-		return err == -ECHILD ? NOTIFY_IGNORED : NOTIFY_REFUSED;
+		tell(n, "refused", who, why);
+		return NOTIFY_REFUSED;
 	}
+	if (!m.phase)
+		return NOTIFY_IGNORED;
 	r.phase = m.phase;
 	r.epoch = m.epoch;
 	r.reason = m.reason;
+	if (who->pid > 0)
+		err = choose(n, &m, who, &r, why);
+	else /* in a pid namespace that cannot be seen from here: at the door that is the end */
+		r.means = MEANS_CALLER;
+	if (err) {
+		tell(n, err == -ECHILD ? "ignored" : "refused", who, why);
+		if (err != -ECHILD)
+			declare_refuse(n->c.declare, who, &r, err, why);
+		return err == -ECHILD ? NOTIFY_IGNORED : NOTIFY_REFUSED;
+	}
 	n->c.catch_up(n->c.arg);
 	return declare_phase(n->c.declare, who, &r, &result, why) < 0 ? NOTIFY_REFUSED :
 									NOTIFY_ACCEPTED;

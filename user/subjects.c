@@ -570,11 +570,11 @@ static void count_flap(struct subjects *s, struct subject *subject)
 	violate(s, subject, PW_FLAPPING, subject->now.by_pid, subject->now.by_uid, detail);
 }
 
-static void tell_by(
-	struct subjects *s, struct subject *subject, uint32_t from, const char *by_comm)
+static void tell(struct subjects *s, struct subject *subject, uint32_t from, bool declared,
+	const char *by_comm)
 {
 	struct event_phase p = { .key = subject->key, .now = subject->now, .from = from,
-		.by_comm = by_comm };
+		.declared = declared, .by_comm = by_comm };
 	struct proc_stat by;
 
 	if (!by_comm && p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
@@ -584,11 +584,6 @@ static void tell_by(
 	s->listener.phase(subject, &p, s->listener.arg);
 	if (p.now.phase < from)
 		count_flap(s, subject);
-}
-
-static void tell(struct subjects *s, struct subject *subject, uint32_t from)
-{
-	tell_by(s, subject, from, NULL);
 }
 
 /* ---- the map as others write it ---- */
@@ -770,7 +765,7 @@ static int found(struct subjects *s, const struct pw_subject_key *key, struct pw
 	if (err)
 		return err == -ESRCH ? 0 : err;
 	s->k->control->counters.reconciles++;
-	tell(s, subject, from);
+	tell(s, subject, from, false, NULL);
 	if (!is_new)
 		check_move(s, subject, &old);
 	return 0;
@@ -851,7 +846,7 @@ static int declare_for(struct subjects *s, struct subject *subject, bool is_new,
 	ret->changed = move != MOVE_NONE;
 	ret->stats = stats;
 	if (ret->changed)
-		tell(s, subject, before.phase);
+		tell(s, subject, before.phase, true, NULL);
 	return 0;
 }
 
@@ -870,6 +865,13 @@ static int resolve_cgroup(
 	return !err ? 0 :
 		      fail_with(why, WHY_LEN, -ESRCH, "there is no cgroup %.128s: %s", r->cgroup,
 			      strerror(-err));
+}
+
+int subjects_find_cgroup(struct subjects *s, const struct declaration_request *r, uint64_t *id)
+{
+	char why[WHY_LEN];
+
+	return resolve_cgroup(s, r, id, why);
 }
 
 /* The key and the start time of what is to be declared; `stat` only of a process. */
@@ -976,7 +978,7 @@ int subjects_moved(struct subjects *s, const struct pw_move_record *m)
 		err = rearm(s);
 	if (!err)
 		err = mark_turns(s, subject);
-	tell_by(s, subject, m->from, m->by.comm);
+	tell(s, subject, m->from, false, m->by.comm);
 	return err;
 }
 

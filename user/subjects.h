@@ -53,12 +53,21 @@ int subjects_new(struct subjects **ret, struct kernel *k, struct proc_names *nam
 	const char *pod_logs, const struct subjects_listener *listener);
 void subjects_free(struct subjects *s);
 
+/* How a caller may say what it declares for; declare_phase() finds out which that is. */
+enum request_means {
+	MEANS_THIS, /* as it is in the request */
+	MEANS_INNER_PID, /* `pid` is the caller's number for it, in its pid namespace */
+	MEANS_CALLER,
+	MEANS_PARENT,
+	MEANS_OWN_CGROUP,
+};
+
 struct declaration_request {
 	uint32_t phase;
+	enum request_means means;
 	pid_t pid;	    /* what it is for: a process, or if 0 */
 	const char *cgroup; /* a cgroup, as `by` says: its path, or the unit, container or pod */
 	enum select_by by;
-	bool own_cgroup; /* the path is that of the caller's */
 	bool or_later;	 /* a later phase is as good */
 	uint64_t epoch;	    /* 0: the one in force */
 	const char *reason;
@@ -84,6 +93,10 @@ struct declaration_result {
  */
 int subjects_declare(struct subjects *s, const struct declaration_request *request,
 	struct declaration_result *ret, char why[static WHY_LEN]);
+
+/* The cgroup that the request is for. Negative errno: there is none, or several. */
+int subjects_find_cgroup(
+	struct subjects *s, const struct declaration_request *request, uint64_t *ret_id);
 
 /* The kernel half has moved a subject, or made one. */
 int subjects_moved(struct subjects *s, const struct pw_move_record *m);

@@ -25,14 +25,14 @@ struct target {
 		.help = "the process, with its descendants"),                                      \
 	OPT_STRING(type, field.cgroup[SELECT_PATH], .name = "cgroup", .metavar = "PATH",           \
 		.min = 1, .max = 4095,                                                             \
-		.help = "a cgroup with its subtree (root only), or self: this command's"),         \
+		.help = "a cgroup with its subtree (admins only), or self: this command's"),         \
 	OPT_STRING(type, field.cgroup[SELECT_UNIT], .name = "unit", .metavar = "NAME", .min = 1,   \
-		.max = 255, .help = "a systemd unit, such as nginx (root only)"),                  \
+		.max = 255, .help = "a systemd unit, such as nginx (admins only)"),                  \
 	OPT_STRING(type, field.cgroup[SELECT_CONTAINER], .name = "container", .metavar = "ID",     \
 		.min = 4, .max = 127,                                                              \
-		.help = "a container, by its id or the first digits of it (root only)"),           \
+		.help = "a container, by its id or the first digits of it (admins only)"),           \
 	OPT_STRING(type, field.cgroup[SELECT_POD], .name = "pod", .metavar = "NS/NAME", .min = 3,  \
-		.max = 255, .help = "a Kubernetes pod on this node (root only)"),                  \
+		.max = 255, .help = "a Kubernetes pod on this node (admins only)"),                  \
 	OPT_FLAG(type, field.self, .name = "self",                                                 \
 		.help = "the process that runs this command, such as a shell script (default)")
 

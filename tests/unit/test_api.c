@@ -163,6 +163,7 @@ static void start_api(struct fixture *f)
 
 static int set_up(void **state)
 {
+	static const struct declare_options declare_options = { NULL, NO_GID, 20, 1024 };
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	signal(SIGPIPE, SIG_IGN);
@@ -183,7 +184,7 @@ static int set_up(void **state)
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
-	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
+	assert_int_equal(declare_new(&f->declare, f->subjects, &declare_options), 0);
 	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->declare, f->drains,
 		f->stream, NULL, "n1", catch_up, f };
 	add_subject(f);

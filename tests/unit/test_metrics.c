@@ -7,6 +7,7 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include "declare.h"
 #include "metrics.h"
 #include "names.h"
 #include "util.h"
@@ -24,6 +25,7 @@ struct fixture {
 	struct pw_control control;
 	struct proc_names *names;
 	struct subjects *s;
+	struct declare *declare;
 	struct pw_counters *each; /* by CPU */
 	const uint64_t *notified;
 	pid_t pids[4];
@@ -68,6 +70,9 @@ static int set_up(void **state)
 	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, NULL }),
 		0);
+	assert_int_equal(declare_new(&f->declare, f->s,
+				 &(struct declare_options){ NULL, NO_GID, 20, 1024 }),
+		0);
 	*state = f;
 	return 0;
 }
@@ -80,6 +85,7 @@ static int tear_down(void **state)
 		kill(f->pids[i], SIGKILL);
 		waitpid(f->pids[i], NULL, 0);
 	}
+	declare_free(f->declare);
 	subjects_free(f->s);
 	proc_names_free(f->names);
 	closep(&f->k.phases);
@@ -136,7 +142,7 @@ static char *metrics(struct fixture *f)
 	char *text;
 
 	assert_int_equal(bpf_map_update_elem(f->k.counters, &zero, f->each, BPF_ANY), 0);
-	assert_int_equal(metrics_write(out, &f->k, f->s, f->notified), 0);
+	assert_int_equal(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified }), 0);
 	text = calloc(1, evbuffer_get_length(out) + 1);
 	evbuffer_remove(out, text, evbuffer_get_length(out));
 	evbuffer_free(out);
@@ -287,6 +293,25 @@ static void test_notified(void **state)
 	free(text);
 }
 
+/* What came through the door, written to the map or refused. */
+static void test_declarations(void **state)
+{
+	struct fixture *f = need_maps(state);
+	const struct declarer nobody = { .pid = 1, .uid = 65534, .source = PW_SOURCE_API };
+	struct declaration_request r = { .phase = PW_DRAIN, .pid = 1 };
+	struct declaration_result result;
+	char why[WHY_LEN], *text;
+
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(declare_phase(f->declare, &nobody, &r, &result, why), -EPERM);
+	text = metrics(f);
+	assert_non_null(strstr(text, "\nphasewatch_declarations_total{verdict=\"accepted\"} 0\n"));
+	assert_non_null(strstr(text, "\nphasewatch_declarations_total{verdict=\"unchanged\"} 0\n"));
+	assert_non_null(strstr(text, "\nphasewatch_declarations_total{verdict=\"refused\"} 3\n"));
+	assert_non_null(strstr(text, "\nphasewatch_audit_lost_total 0\n"));
+	free(text);
+}
+
 static void test_no_counters(void **state)
 {
 	struct fixture *f = *state;
@@ -294,7 +319,7 @@ static void test_no_counters(void **state)
 
 	closep(&f->k.counters);
 	f->k.counters = -1;
-	assert_true(metrics_write(out, &f->k, f->s, NULL) < 0);
+	assert_true(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified }) < 0);
 	assert_int_equal(evbuffer_get_length(out), 0);
 	evbuffer_free(out);
 }
@@ -305,6 +330,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_nothing_yet, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_sums_over_the_cpus, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_subjects, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_declarations, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_format, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_notified, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(test_no_counters, set_up, tear_down),

@@ -314,7 +314,9 @@ static int set_up(void **state)
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
 				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
 		0);
-	assert_int_equal(declare_new(&f->declare, f->subjects), 0);
+	assert_int_equal(declare_new(&f->declare, f->subjects,
+				 &(struct declare_options){ NULL, NO_GID, 1000, 1024 }),
+		0);
 	f->context = (struct notify_context){ f->base, f->subjects, f->declare, f->counts, catch_up,
 		f };
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
@@ -809,7 +811,7 @@ static void test_sender_that_cannot_be_seen(void **state)
 			write(ready[1], "", 1) != 1)
 			_exit(4);
 		event_base_loop(context.base, EVLOOP_ONCE);
-		status = f->counts[NOTIFY_IGNORED] == 1 ? 0 : 5;
+		status = f->counts[NOTIFY_REFUSED] == 1 ? 0 : 5;
 		notify_free(n);
 		_exit(status);
 	}
