@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <event2/bufferevent.h>
 #include <event2/http.h>
@@ -16,6 +17,7 @@
 #include "clock.h"
 #include "declare.h"
 #include "drain.h"
+#include "holders.h"
 #include "metrics.h"
 #include "names.h"
 #include "opts.h"
@@ -26,13 +28,39 @@
 #define MAX_HEADERS 8192 /* bytes */
 #define MAX_BODY 4096
 #define IDLE_SECONDS 60
-#define BACKLOG 128
+/* All pods of a node, which may be one user's, are to be able to drain at one moment. */
+#define BACKLOG 512
+/* Connections taken in one go, and how long the others then have their turn: whoever connects all
+ * the time does not keep the loop busy, and who waits behind has not long to wait. */
+#define ACCEPTS 64
+#define REST_US 5000
+/* Connections of one user who is no admin; all of TCP counts as one. Then of all of them, or a
+ * fourth of the file descriptors that there may be. */
+#define HELD_EACH 256
+#define HELD_ALL 512
+/* Bytes of answers to them that wait to be read; of those that no socket takes at once. */
+#define WAITING_MAX (64u << 20)
+#define WAITING_MIN (64u << 10)
+/* The priority of what they ask: all else goes first. */
+#define LAST(base) (event_base_get_npriorities(base) - 1)
+
+/* Outlives the API while libevent has answers in its hands. */
+struct waiting {
+	size_t bytes, answers;
+	bool orphan;
+};
 
 struct api {
 	struct api_context c;
 	struct evhttp *http;
 	struct evconnlistener *listeners[2];
 	struct unix_socket socket;
+	struct holders *holders;
+	struct bufferevent *accepted[ACCEPTS]; /* and not screened yet */
+	size_t n_accepted;
+	struct event *screen, *rest;
+	uint64_t turned_away;
+	struct waiting *waiting;
 };
 
 /* ---- answers ---- */
@@ -87,6 +115,80 @@ static evutil_socket_t request_fd(struct evhttp_request *req)
 {
 	return bufferevent_getfd(
 		evhttp_connection_get_bufferevent(evhttp_request_get_connection(req)));
+}
+
+/* Who is at the other end. Over TCP, and where nothing is known: nobody. */
+static struct declarer peer_of(int fd)
+{
+	struct ucred peer = { .uid = -1, .gid = -1 };
+	socklen_t len = sizeof(peer);
+
+	getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len);
+	return (struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API, fd };
+}
+
+struct large_answer {
+	struct waiting *waiting;
+	size_t len;
+};
+
+static void answer_gone(const void *data, size_t len, void *arg)
+{
+	struct large_answer *a = arg;
+	struct waiting *w = a->waiting;
+
+	w->bytes -= a->len;
+	w->answers--;
+	free(a);
+	if (w->orphan && !w->answers)
+		free(w);
+}
+
+/* Until it has been read, or its connection is closed: the last byte goes when all have gone. */
+static bool count_waiting(struct waiting *w, struct evbuffer *body)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *rest = evbuffer_new();
+	struct large_answer *a = malloc(sizeof(*a));
+	size_t len = evbuffer_get_length(body);
+
+	if (!rest || !a || evbuffer_remove_buffer(body, rest, len - 1) < 0 ||
+		evbuffer_drain(body, 1) < 0 || evbuffer_add_buffer(body, rest) < 0 ||
+		evbuffer_add_reference(body, "\n", 1, answer_gone, a) < 0) {
+		free(a);
+		return false;
+	}
+	*a = (struct large_answer){ w, len };
+	w->bytes += len;
+	w->answers++;
+	return true;
+}
+
+/* Whether there is room for an answer, which ends with a newline; else that is the answer. */
+static bool may_wait(struct api *api, struct evhttp_request *req, struct evbuffer *body)
+{
+	struct declarer peer;
+
+	if (evbuffer_get_length(body) <= WAITING_MIN)
+		return true;
+	peer = peer_of(request_fd(req));
+	if (declare_is_admin(api->c.declare, &peer))
+		return true;
+	if (api->waiting->bytes + evbuffer_get_length(body) <= WAITING_MAX &&
+		count_waiting(api->waiting, body))
+		return true;
+	api->turned_away++;
+	reply_error(req, 503, "too much waits to be read by others; try again later");
+	return false;
+}
+
+static void reply_list(struct api *api, struct evhttp_request *req, const struct json_out *j)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+
+	if (!body || j->failed || evbuffer_add(body, j->text, j->len) < 0)
+		evhttp_send_reply(req, 500, NULL, NULL);
+	else if (may_wait(api, req, body))
+		reply(req, 200, "application/json", body);
 }
 
 /* ---- PUT /v1/phase ---- */
@@ -218,17 +320,12 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	struct evbuffer *input = evhttp_request_get_input_buffer(req);
 	struct declaration_request request = { 0 };
 	struct declaration_result result;
-	struct ucred peer;
-	socklen_t len = sizeof(peer);
+	struct declarer peer = peer_of(request_fd(req));
 	char why[WHY_LEN] = "";
 	json_error_t at;
 	json_t *body;
 	int err;
 
-	if (getsockopt(request_fd(req), SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
-		reply_error(req, 500, "cannot tell who is asking: %s", strerror(errno));
-		return;
-	}
 	body = json_loadb((const char *)evbuffer_pullup(input, -1), evbuffer_get_length(input),
 		JSON_REJECT_DUPLICATES, &at);
 	if (!json_is_object(body)) {
@@ -241,10 +338,7 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	if (!err)
 		err = parse_target(body, &request, why, sizeof(why));
 	if (!err)
-		err = declare_phase(api->c.declare,
-			&(struct declarer){ peer.pid, peer.uid, peer.gid, PW_SOURCE_API,
-				request_fd(req) },
-			&request, &result, why);
+		err = declare_phase(api->c.declare, &peer, &request, &result, why);
 	if (err)
 		reply_error(req, status_of(err), "%s", why);
 	else
@@ -359,6 +453,8 @@ static void get_events(struct api *api, struct evhttp_request *req, const struct
 	}
 	if (!follow || last != SIZE_MAX)
 		stream_recent(api->c.stream, &filter, last, recent);
+	if (!may_wait(api, req, recent))
+		return;
 	if (!follow) {
 		reply(req, 200, "application/x-ndjson", recent);
 		return;
@@ -374,9 +470,6 @@ static void get_events(struct api *api, struct evhttp_request *req, const struct
 	w->req = req;
 	evhttp_connection_set_closecb(conn, watcher_closed, w);
 	evhttp_connection_set_timeout(conn, 0); /* silence is no failure here */
-	/* libevent goes on reading what nobody will look at; the end is still seen */
-	bufferevent_setwatermark(
-		evhttp_connection_get_bufferevent(conn), EV_READ, 0, MAX_HEADERS);
 	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type",
 		"application/x-ndjson");
 	evhttp_send_reply_start(req, 200, NULL);
@@ -505,7 +598,7 @@ static void get_subjects(struct api *api, struct evhttp_request *req, const stru
 	json_close(&j, ']');
 	json_close(&j, '}');
 	json_raw(&j, "\n", 1);
-	reply_json(req, 200, &j);
+	reply_list(api, req, &j);
 }
 
 struct reports {
@@ -537,14 +630,15 @@ static void get_reports(struct api *api, struct evhttp_request *req, const struc
 	json_close(&j, ']');
 	json_close(&j, '}');
 	json_raw(&j, "\n", 1);
-	reply_json(req, 200, &j);
+	reply_list(api, req, &j);
 }
 
 static void get_metrics(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
 	const struct metrics_of of = {
-		api->c.kernel, api->c.subjects, api->c.declare, api->c.notified };
+		api->c.kernel, api->c.subjects, api->c.declare, api->c.notified,
+		api->turned_away };
 
 	if (!body || metrics_write(body, &of) < 0)
 		evhttp_send_reply(req, 500, NULL, NULL);
@@ -616,7 +710,22 @@ static void serve(struct evhttp_request *req, void *arg)
 	evhttp_clear_headers(&query);
 }
 
-/* ---- sockets ---- */
+/* ---- connections ---- */
+
+static void accept_no_more(struct api *api)
+{
+	static const struct timeval rest = { .tv_usec = REST_US };
+
+	for (size_t i = 0; i < ARRAY_SIZE(api->listeners); i++)
+		if (api->listeners[i])
+			evconnlistener_disable(api->listeners[i]);
+	event_add(api->rest, &rest);
+}
+
+static void rested(evutil_socket_t fd, short what, void *arg)
+{
+	api_accept_again(arg);
+}
 
 /* What waits would be tried again at once, for ever: not before api_accept_again(). */
 static void accept_failed(struct evconnlistener *listener, void *arg)
@@ -631,6 +740,96 @@ void api_accept_again(struct api *api)
 		if (api->listeners[i])
 			evconnlistener_enable(api->listeners[i]);
 }
+
+static void turn_away(struct bufferevent *b, int err)
+{
+	char body[160], text[2 * MAX_HEADERS];
+	int fd = bufferevent_getfd(b), len;
+
+	/* what is not taken would make the end a reset, which may overtake the answer */
+	recv(fd, text, sizeof(text), MSG_DONTWAIT);
+	if (err == -EUSERS)
+		snprintf(body, sizeof(body),
+			"{\"error\":\"too many connections: the limit of a user is %d; close one\"}\n",
+			HELD_EACH);
+	else
+		snprintf(body, sizeof(body),
+			"{\"error\":\"too many connections of all users; try again later\"}\n");
+	len = snprintf(text, sizeof(text),
+		"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
+		"Content-Length: %zu\r\nConnection: close\r\n\r\n%s",
+		strlen(body), body);
+	send(fd, text, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	/* which libevent takes for the other end's, and closes it; it has read nothing */
+	bufferevent_trigger_event(b, BEV_EVENT_READING | BEV_EVENT_EOF, 0);
+}
+
+static void screen_one(struct api *api, struct bufferevent *b)
+{
+	struct declarer peer = peer_of(bufferevent_getfd(b));
+	int err;
+
+	if (declare_is_admin(api->c.declare, &peer))
+		return;
+	bufferevent_priority_set(b, LAST(api->c.base));
+	err = holders_add(api->holders, peer.sock, peer.uid);
+	if (!err)
+		return;
+	api->turned_away++;
+	turn_away(b, err);
+}
+
+static void screen(evutil_socket_t fd, short what, void *arg)
+{
+	struct api *api = arg;
+
+	for (size_t i = 0; i < api->n_accepted; i++) {
+		screen_one(api, api->accepted[i]);
+		bufferevent_decref(api->accepted[i]);
+	}
+	api->n_accepted = 0;
+}
+
+/*
+ * Called for each connection that libevent has accepted, and does not tell which: screen() looks at
+ * it as soon as it is set up, before anything is read.
+ */
+static struct bufferevent *new_connection(struct event_base *base, void *arg)
+{
+	struct bufferevent *b = bufferevent_socket_new(base, -1, 0);
+	struct api *api = arg;
+
+	if (!b)
+		return NULL;
+	bufferevent_priority_set(b, LAST(base)); /* is that of requests that follow at once */
+	/* libevent goes on reading while an answer is not taken: the rest has to wait */
+	bufferevent_setwatermark(b, EV_READ, 0, 2 * MAX_HEADERS);
+	bufferevent_incref(b);
+	api->accepted[api->n_accepted++] = b;
+	if (api->n_accepted == ACCEPTS)
+		accept_no_more(api);
+	event_active(api->screen, EV_READ, 0);
+	return b;
+}
+
+static int set_up_screen(struct api *api)
+{
+	struct rlimit fds;
+	size_t all = HELD_ALL;
+
+	if (getrlimit(RLIMIT_NOFILE, &fds) == 0 && fds.rlim_cur / 4 < all)
+		all = fds.rlim_cur / 4;
+	api->screen = event_new(api->c.base, -1, 0, screen, api);
+	api->rest = evtimer_new(api->c.base, rested, api);
+	api->waiting = calloc(1, sizeof(*api->waiting));
+	if (!api->screen || !api->rest || !api->waiting || holders_new(&api->holders, HELD_EACH, all) < 0)
+		return -ENOMEM;
+	event_priority_set(api->screen, 0);
+	evhttp_set_bevcb(api->http, new_connection, api);
+	return 0;
+}
+
+/* ---- sockets ---- */
 
 /* Takes the file descriptor. */
 static int serve_on(struct api *api, int fd)
@@ -704,7 +903,7 @@ int api_new(struct api **ret, const struct api_context *context, const char *soc
 		return fail_with(why, len, -ENOMEM, "out of memory");
 	api->c = *context;
 	api->http = evhttp_new(context->base);
-	if (api->http) {
+	if (api->http && set_up_screen(api) == 0) {
 		evhttp_set_max_headers_size(api->http, MAX_HEADERS);
 		evhttp_set_max_body_size(api->http, MAX_BODY);
 		evhttp_set_timeout(api->http, IDLE_SECONDS);
@@ -727,7 +926,18 @@ void api_free(struct api *api)
 	if (!api)
 		return;
 	unix_socket_remove(&api->socket);
+	while (api->n_accepted)
+		bufferevent_decref(api->accepted[--api->n_accepted]);
 	if (api->http)
 		evhttp_free(api->http); /* closes the connections, which ends their watchers */
+	if (api->screen)
+		event_free(api->screen);
+	if (api->rest)
+		event_free(api->rest);
+	holders_free(api->holders);
+	if (api->waiting && api->waiting->answers)
+		api->waiting->orphan = true;
+	else
+		free(api->waiting);
 	free(api);
 }

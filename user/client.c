@@ -248,21 +248,24 @@ static int read_head(struct client *c)
 int client_request(const struct client_request *request, struct client **ret)
 {
 	_cleanup_(client_freep) struct client *c = calloc(1, sizeof(*c));
-	int r;
+	int r, sent;
 
 	if (!c)
 		return -ENOMEM;
 	c->fd = -1;
 	c->left = UINT64_MAX;
 	r = open_socket(request, &c->fd);
-	if (!r)
-		r = send_request(c->fd, request);
-	if (!r)
-		r = read_head(c);
+	if (r)
+		return r;
+	/* a daemon that takes no more connections answers and closes before it is asked */
+	sent = send_request(c->fd, request);
+	if (sent && sent != -EPIPE && sent != -ECONNRESET)
+		return sent;
+	r = read_head(c);
 	if (!r && request->follow)
 		r = set_timeout(c->fd, SO_RCVTIMEO, 0);
 	if (r)
-		return r;
+		return sent ? sent : r;
 	*ret = TAKE_PTR(c);
 	return 0;
 }

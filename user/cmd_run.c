@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <bpf/libbpf.h>
 #include <event2/event.h>
@@ -36,6 +37,12 @@
 #define BACKLOGS 16
 #define CLOCK_STEP_NS 1000000
 #define BACKLOG_NS 100000000ULL
+/*
+ * What there may be without end goes last, in turns: records, and what users ask the API. What
+ * administrators ask goes before, whatever others are up to. (The API has the first to itself.)
+ */
+#define PRIORITIES 3
+#define SLICE_US 10000 /* of the last, until it is looked for what goes before */
 
 struct run_options {
 	const char *socket;
@@ -107,7 +114,7 @@ static const struct opt run_table[] = {
 	OPT_STRING(struct run_options, admin_gid, .name = "admin-gid", .metavar = "GROUP", .min = 1,
 		.help = "whose members may declare anything, as root may; a name or a number"),
 	OPT_U32(struct run_options, declare.rate, .name = "limit-rate", .metavar = "N", .min = 1,
-		.max = 1000000, .fallback = "20",
+		.max = 1000000, .fallback = "50",
 		.help = "declarations a second of each other user, and five times as many at once"),
 	OPT_U32(struct run_options, declare.subjects, .name = "limit-subjects", .metavar = "N",
 		.max = 1000000, .fallback = "1024",
@@ -483,6 +490,21 @@ static void on_hangup(evutil_socket_t fd, short what, void *arg)
 		audit_reopen(d->audit);
 }
 
+static struct event_base *make_base(void)
+{
+	static const struct timeval slice = { .tv_usec = SLICE_US };
+	struct event_config *config = event_config_new();
+	struct event_base *base = NULL;
+
+	if (config && event_config_set_max_dispatch_interval(config, &slice, -1, PRIORITIES - 1) == 0)
+		base = event_base_new_with_config(config);
+	if (config)
+		event_config_free(config);
+	if (base)
+		event_base_priority_init(base, PRIORITIES);
+	return base;
+}
+
 static int start_loop(struct daemon *d)
 {
 	static const struct timeval reconcile = { .tv_sec = RECONCILE_MS / 1000 };
@@ -500,6 +522,8 @@ static int start_loop(struct daemon *d)
 	d->hangup = evsignal_new(d->base, SIGHUP, on_hangup, d);
 	if (!d->wake || !d->poll || !d->reconcile || !d->term || !d->interrupt || !d->hangup)
 		return -ENOMEM;
+	event_priority_set(d->wake, PRIORITIES - 1);
+	event_priority_set(d->poll, PRIORITIES - 1);
 	event_add(d->wake, NULL);
 	event_add(d->reconcile, &reconcile);
 	event_add(d->term, NULL);
@@ -575,7 +599,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	kernel_read_counters(d->kernel, &d->counters);
 
 	snprintf(why, len, "out of memory");
-	d->base = event_base_new();
+	d->base = make_base();
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
 		drains_new(&d->drains) < 0 ||
 		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, o->pod_logs,
@@ -645,6 +669,7 @@ int cmd_run(int argc, char **argv)
 	int code, addr_len;
 	struct run_rules rules = { 0 };
 	char why[512], beside[PATH_MAX];
+	struct rlimit files;
 	const char *bad = "";
 
 	if (!opts_read(&run_spec, argc, argv, &o, &args, &code))
@@ -664,6 +689,10 @@ int cmd_run(int argc, char **argv)
 	}
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGHUP, SIG_IGN); /* until the loop takes it */
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max; /* the usual 1024 are for who uses select(2) */
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
 	signal(SIGXFSZ, SIG_IGN); /* a log that may not grow is an error to handle */
 	if (ignore_parse(&o.ignore, &rules.ignore, &rules.ignores, &bad) < 0) {
 		log_error("--ignore-... '%s': expected at most %d addresses or networks such as "

@@ -114,7 +114,7 @@ static void write_declarations(struct evbuffer *out, const struct pw_daemon_coun
 	evbuffer_add_printf(out, "phasewatch_reconciles_total %llu\n", c->reconciles);
 }
 
-static void write_authority(struct evbuffer *out, const struct declare *d)
+static void write_authority(struct evbuffer *out, const struct declare *d, uint64_t turned_away)
 {
 	head(out, "phasewatch_declarations", "counter",
 		"Declarations by what became of them, whichever way they came.");
@@ -124,6 +124,9 @@ static void write_authority(struct evbuffer *out, const struct declare *d)
 	head(out, "phasewatch_audit_lost", "counter",
 		"Lines that could not be written to the audit log.");
 	evbuffer_add_printf(out, "phasewatch_audit_lost_total %" PRIu64 "\n", declare_audit_lost(d));
+	head(out, "phasewatch_api_connections_refused", "counter",
+		"Connections to the API that were one too many of a user.");
+	evbuffer_add_printf(out, "phasewatch_api_connections_refused_total %" PRIu64 "\n", turned_away);
 }
 
 struct gauges {
@@ -180,7 +183,7 @@ int metrics_write(struct evbuffer *out, const struct metrics_of *of)
 	write_own(out, &c);
 	if (of->notified)
 		write_notified(out, of->notified);
-	write_authority(out, of->declare);
+	write_authority(out, of->declare, of->turned_away);
 	head(out, "phasewatch_build", "info", "What is running.");
 	evbuffer_add_printf(out, "phasewatch_build_info{version=\"" PW_VERSION "\"} 1\n# EOF\n");
 	return 0;

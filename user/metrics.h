@@ -16,6 +16,7 @@ struct metrics_of {
 	const struct subjects *subjects;
 	const struct declare *declare;
 	const uint64_t *notified; /* messages by enum notify_result, or NULL */
+	uint64_t turned_away;	  /* connections to the API */
 };
 
 int metrics_write(struct evbuffer *out, const struct metrics_of *of);

@@ -31,7 +31,7 @@ struct server {
 	size_t sizes[CHUNKS_MAX]; /* 0: the chunk is a string */
 	char request[4096];
 	int drip_ms; /* not 0: one byte at a time, and so much time between them */
-	bool deaf; /* closes the connection at once */
+	bool deaf; /* does not read the request: without chunks, closes the connection at once */
 	bool silent; /* keeps the connection open after the last chunk, until the client closes */
 };
 
@@ -61,9 +61,10 @@ static void *serve(void *arg)
 	struct pollfd hangup = { .fd = fd };
 	char byte;
 
-	if (fd < 0 || s->deaf)
+	if (fd < 0)
 		return NULL;
-	read_request(s, fd);
+	if (!s->deaf)
+		read_request(s, fd);
 	for (size_t i = 0; i < CHUNKS_MAX && s->chunks[i]; i++) {
 		size_t size = s->sizes[i] ? s->sizes[i] : strlen(s->chunks[i]);
 

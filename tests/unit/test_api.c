@@ -865,6 +865,240 @@ static void test_keep_alive(void **state)
 	free(answer);
 }
 
+/* ---- too many connections ---- */
+
+static const char healthz[] = "GET /healthz HTTP/1.0\r\n\r\n";
+
+static void assert_healthy(struct fixture *f, int fd)
+{
+	char *answer = ask(f, fd, healthz);
+
+	assert_int_equal(status_of(answer), 200);
+	free(answer);
+}
+
+/* Nobody can be told apart over TCP: all are one user. */
+static void test_too_many_over_tcp(void **state)
+{
+	struct fixture *f = *state;
+	int held[256];
+
+	for (size_t i = 0; i < ARRAY_SIZE(held); i++)
+		held[i] = connect_tcp(f);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 7; i++)
+			assert_error(ask(f, connect_tcp(f), healthz), 429, "a user is 256");
+		/* no affair of root's */
+		if (geteuid() == 0)
+			assert_healthy(f, connect_unix(f));
+		/* one goes, whether it has asked or not, and another one has its place */
+		if (round % 2)
+			close(held[round]);
+		else
+			assert_healthy(f, held[round]);
+		held[round] = connect_tcp(f);
+		assert_error(ask(f, connect_tcp(f), healthz), 429, "a user is 256");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(held); i++)
+		assert_healthy(f, held[i]);
+	assert_healthy(f, connect_tcp(f));
+}
+
+/* More than are taken in one go. Whoever is served makes room for the next. */
+static void test_many_at_once(void **state)
+{
+	struct fixture *f = *state;
+	int fds[301], served = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = connect_tcp(f);
+		assert_true(fds[i] >= 0);
+		assert_int_equal(write(fds[i], healthz, strlen(healthz)), strlen(healthz));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		char *answer = answer_until(f, fds[i], NULL);
+
+		served += status_of(answer) == 200;
+		free(answer);
+		close(fds[i]);
+	}
+	assert_in_range(served, 256, 301);
+	assert_healthy(f, connect_tcp(f));
+}
+
+/* As a user, who holds as many connections as it may and then asks with this request. */
+static char *ask_as_holder(struct fixture *f, uid_t uid, const char *request)
+{
+	int out[2], ready[2], status;
+	char *text, byte;
+	pid_t pid;
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		char buf[4096];
+		ssize_t n;
+		int fd;
+
+		if (setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
+			_exit(1);
+		for (int i = 0; i < 256; i++)
+			if (connect_unix(f) < 0)
+				_exit(1);
+		fd = connect_unix(f);
+		if (send(fd, request, strlen(request), MSG_NOSIGNAL) < 0 ||
+			write(ready[1], "", 1) < 0)
+			_exit(1);
+		while ((n = read(fd, buf, sizeof(buf))) > 0)
+			if (write(out[1], buf, n) != n)
+				_exit(1);
+		_exit(n < 0); /* a reset */
+	}
+	close(out[1]);
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	text = answer_until(f, out[0], NULL);
+	close(out[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	return text;
+}
+
+static void test_too_many_of_a_user(void **state)
+{
+	struct fixture *f = *state;
+	char request[8192];
+
+	if (geteuid() != 0)
+		skip();
+	put_request(request, "{\"phase\":\"DRAIN\",\"pid\":1}");
+	for (int round = 0; round < 3; round++)
+		assert_error(ask_as_holder(f, NOBODY, request), 429, "a user is 256");
+	/* what is turned away is not read */
+	assert_int_equal(declare_count(f->declare, AUDIT_REFUSED), 0);
+	assert_error(ask_as(f, NOBODY, request), 403, "not yours");
+	assert_int_equal(declare_count(f->declare, AUDIT_REFUSED), 1);
+}
+
+/* Whoever does not take its answer and goes on asking is not read for ever. */
+static void test_asker_that_sends(void **state)
+{
+	static const char request[] = "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n";
+	static const char junk[65536];
+	struct fixture *f = *state;
+	int fd = connect_unix(f), idle = 0;
+	size_t sent = 0;
+
+	for (int i = 0; i < STREAM_RECENT; i++)
+		publish(f);
+	assert_int_equal(write(fd, request, strlen(request)), strlen(request));
+	assert_int_equal(fcntl(fd, F_SETFL, O_NONBLOCK), 0);
+	while (idle < 101 && sent < 32 << 20) {
+		ssize_t n = write(fd, junk, sizeof(junk));
+
+		turn(f);
+		idle = n < 0 ? idle + 1 : 0;
+		sent += n > 0 ? n : 0;
+	}
+	assert_in_range(sent, 1, 4 << 20);
+	close(fd);
+	free(get(f, "/healthz"));
+}
+
+/* Turns the loop until an answer begins; its status and, of one that is large, its length. */
+static int peek_status(struct fixture *f, int fd, size_t *len)
+{
+	char head[512];
+	const char *length;
+	ssize_t n;
+
+	do {
+		turn(f);
+		n = recv(fd, head, sizeof(head) - 1, MSG_PEEK | MSG_DONTWAIT);
+	} while (n < 0 && errno == EAGAIN);
+	assert_true(n > 0);
+	head[n] = '\0';
+	length = strstr(head, "Content-Length: ");
+	*len = length ? strtoul(length + 16, NULL, 10) : 0;
+	return status_of(head);
+}
+
+static int connect_as_nobody(const struct fixture *f)
+{
+	uid_t uid = geteuid();
+	int fd;
+
+	assert_int_equal(seteuid(uid ? uid : NOBODY), 0);
+	fd = connect_unix(f);
+	assert_int_equal(seteuid(uid), 0);
+	return fd;
+}
+
+/* What users do not read waits in the daemon: 64 MiB of it, and then no more is made. */
+static void fill_with_answers(struct fixture *f, const char *request)
+{
+	size_t len, all = 0, largest = 0, n = 0;
+	int fds[250], status, fd;
+
+	for (int i = 0; i < STREAM_RECENT; i++)
+		publish(f);
+	do {
+		assert_in_range(n, 0, ARRAY_SIZE(fds) - 1);
+		fds[n] = connect_as_nobody(f);
+		assert_int_equal(write(fds[n], request, strlen(request)), strlen(request));
+		status = peek_status(f, fds[n++], &len);
+		if (status == 200) {
+			all += len;
+			largest = len;
+		}
+	} while (status == 200);
+	assert_int_equal(status, 503);
+	if (largest) { /* followers' answers have no length */
+		assert_true(largest > 64 << 10);
+		assert_in_range(all, (64 << 20) - largest + 1, 64 << 20);
+	}
+	assert_error(ask(f, connect_as_nobody(f), request), 503, "try again later");
+	assert_healthy(f, connect_as_nobody(f)); /* small ones have room */
+	if (geteuid() == 0) {
+		char *answer = get(f, "/v1/events");
+
+		assert_int_equal(status_of(answer), 200);
+		free(answer);
+	}
+	/* one that is read, or closed, makes room for another */
+	close(fds[0]);
+	fd = connect_as_nobody(f);
+	assert_int_equal(write(fd, request, strlen(request)), strlen(request));
+	while (peek_status(f, fd, &len) == 503) {
+		close(fd);
+		fd = connect_as_nobody(f);
+		assert_int_equal(write(fd, request, strlen(request)), strlen(request));
+	}
+	close(fd);
+	/* the end of the API comes first, that of the answers later */
+	api_free(f->api);
+	f->api = NULL;
+	for (size_t i = 1; i < n; i++)
+		close(fds[i]);
+}
+
+static void test_answers_that_nobody_reads(void **state)
+{
+	static const char request[] = "GET /v1/events HTTP/1.0\r\n\r\n";
+
+	fill_with_answers(*state, request);
+}
+
+static void test_followers_that_do_not_read(void **state)
+{
+	static const char request[] = "GET /v1/events?follow=1&last=5000 HTTP/1.0\r\n\r\n";
+
+	fill_with_answers(*state, request);
+}
+
 static void test_stop_with_followers(void **state)
 {
 	static const char request[] = "GET /v1/events?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -1014,6 +1248,12 @@ int main(void)
 		TEST_SERVED(test_followers_come_and_go),
 		TEST_SERVED(test_follower_that_sends),
 		TEST_SERVED(test_keep_alive),
+		TEST_SERVED(test_too_many_over_tcp),
+		TEST_SERVED(test_many_at_once),
+		TEST_SERVED(test_too_many_of_a_user),
+		TEST_SERVED(test_asker_that_sends),
+		TEST_SERVED(test_answers_that_nobody_reads),
+		TEST_SERVED(test_followers_that_do_not_read),
 		TEST_SERVED(test_stop_with_followers),
 		TEST_SERVED(test_socket_is_for_everybody),
 		TEST_SERVED(test_socket_that_is_served_is_left_alone),

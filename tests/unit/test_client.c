@@ -271,9 +271,41 @@ static void test_exit_codes(void **state)
 	call_exits_with("HTTP/1.0 400 X\r\n\r\n{\"error\":\"bad\"}", PW_EXIT_USAGE);
 	call_exits_with("HTTP/1.0 403 X\r\n\r\n{\"error\":\"\\u001b[2J\"}", PW_EXIT_REFUSED);
 	call_exits_with("HTTP/1.0 409 X\r\n\r\n{\"error\":7}", PW_EXIT_REFUSED);
+	call_exits_with("HTTP/1.0 429 X\r\n\r\n{\"error\":\"later\"}", PW_EXIT_REFUSED);
 	call_exits_with("HTTP/1.0 404 X\r\n\r\n[]", PW_EXIT_FAILED);
 	call_exits_with("HTTP/1.0 500 X\r\n\r\n", PW_EXIT_FAILED);
 	call_exits_with("hello\r\n\r\n", PW_EXIT_FAILED);
+}
+
+/* It has no room for one more connection, says so and closes, while the request is being sent. */
+static void test_daemon_that_does_not_listen(void **state)
+{
+	struct server s = { .deaf = true,
+		.chunks = { "HTTP/1.1 429 Too Many Requests\r\nContent-Length: 7\r\n\r\n{\"a\":1}" } };
+	_cleanup_(freep) char *body = calloc(1, (1 << 20) + 1);
+	struct client_request request;
+	struct client *client = NULL;
+	json_t *answer;
+	int r;
+
+	memset(body, ' ', 1 << 20); /* more than a socket holds */
+	server_start(&s);
+	request = to(&s);
+	request.body = body;
+	assert_int_equal(client_request(&request, &client), 0);
+	assert_int_equal(client_status(client), 429);
+	assert_int_equal(client_json(client, &answer), 0);
+	assert_int_equal(json_integer_value(json_object_get(answer, "a")), 1);
+	json_decref(answer);
+	client_free(client);
+	server_stop(&s);
+
+	/* and if it says nothing */
+	s = (struct server){ .deaf = true };
+	server_start(&s);
+	r = client_request(&request, &client);
+	assert_true(r == -EPIPE || r == -ECONNRESET);
+	server_stop(&s);
 }
 
 static void test_silent_daemon_times_out(void **state)
@@ -321,6 +353,7 @@ int main(void)
 		cmocka_unit_test(test_json),
 		cmocka_unit_test(test_no_daemon),
 		cmocka_unit_test(test_exit_codes),
+		cmocka_unit_test(test_daemon_that_does_not_listen),
 		cmocka_unit_test(test_silent_daemon_times_out),
 		cmocka_unit_test(test_own_time_limit),
 	};

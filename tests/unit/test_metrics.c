@@ -142,7 +142,7 @@ static char *metrics(struct fixture *f)
 	char *text;
 
 	assert_int_equal(bpf_map_update_elem(f->k.counters, &zero, f->each, BPF_ANY), 0);
-	assert_int_equal(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified }), 0);
+	assert_int_equal(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified, 7 }), 0);
 	text = calloc(1, evbuffer_get_length(out) + 1);
 	evbuffer_remove(out, text, evbuffer_get_length(out));
 	evbuffer_free(out);
@@ -309,6 +309,7 @@ static void test_declarations(void **state)
 	assert_non_null(strstr(text, "\nphasewatch_declarations_total{verdict=\"unchanged\"} 0\n"));
 	assert_non_null(strstr(text, "\nphasewatch_declarations_total{verdict=\"refused\"} 3\n"));
 	assert_non_null(strstr(text, "\nphasewatch_audit_lost_total 0\n"));
+	assert_non_null(strstr(text, "\nphasewatch_api_connections_refused_total 7\n"));
 	free(text);
 }
 
@@ -319,7 +320,7 @@ static void test_no_counters(void **state)
 
 	closep(&f->k.counters);
 	f->k.counters = -1;
-	assert_true(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified }) < 0);
+	assert_true(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified, 7 }) < 0);
 	assert_int_equal(evbuffer_get_length(out), 0);
 	evbuffer_free(out);
 }
