@@ -41,6 +41,7 @@ struct stream {
 	struct event_names names; /* node and clock of the last event, for `lost` events */
 	uint64_t last_time_ns;
 	LIST_HEAD(, follower) followers;
+	size_t n_followers;
 };
 
 int stream_new(struct stream **ret)
@@ -181,10 +182,13 @@ static void tell_missed(struct stream *s, struct follower *f)
 
 void stream_flush(struct stream *s)
 {
+	size_t max = STREAM_BACKLOG;
 	struct follower *f;
 
+	if (s->n_followers > STREAM_BACKLOGS / STREAM_BACKLOG)
+		max = STREAM_BACKLOGS / s->n_followers;
 	LIST_FOREACH (f, &s->followers, entry) {
-		if (f->backlog(f->arg) > STREAM_BACKLOG) {
+		if (f->backlog(f->arg) > max) {
 			miss(f);
 		} else if (evbuffer_get_length(f->queue) || f->missed.count) {
 			if (f->missed.count)
@@ -228,6 +232,7 @@ int stream_follow(struct stream *s, const struct stream_filter *filter, follower
 		return -ENOMEM;
 	}
 	LIST_INSERT_HEAD(&s->followers, f, entry);
+	s->n_followers++;
 	*ret = f;
 	return 0;
 }
@@ -235,6 +240,7 @@ int stream_follow(struct stream *s, const struct stream_filter *filter, follower
 void stream_unfollow(struct stream *s, struct follower *f)
 {
 	LIST_REMOVE(f, entry);
+	s->n_followers--;
 	evbuffer_free(f->queue);
 	free(f);
 }

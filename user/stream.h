@@ -12,6 +12,7 @@
 
 #define STREAM_RECENT 4096	       /* events kept */
 #define STREAM_BACKLOG (8u << 20)      /* bytes that may wait for one follower */
+#define STREAM_BACKLOGS (64u << 20)    /* for all together: of many, each may have its part */
 #define STREAM_FILTER_PIDS 32
 
 /* A zero mask, or no pid, lets everything pass. */

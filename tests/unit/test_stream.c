@@ -560,6 +560,38 @@ static void test_slow_follower_with_a_filter(void **state)
 	sink_free(&slow);
 }
 
+/* The many share what a few may have. */
+static void test_many_slow_followers(void **state)
+{
+	struct stream *s = *state;
+	struct sink sinks[101];
+	size_t share = STREAM_BACKLOGS / ARRAY_SIZE(sinks);
+	json_t *all;
+
+	for (size_t i = 0; i < ARRAY_SIZE(sinks); i++) {
+		sink_follow(&sinks[i], s, &everything);
+		sinks[i].waiting = share + i % 2;
+	}
+	publish(s, 1);
+	stream_flush(s);
+	for (size_t i = 0; i < ARRAY_SIZE(sinks); i++) {
+		if (i % 2)
+			assert_int_equal(evbuffer_get_length(sinks[i].got), 0);
+		else
+			assert_range(sinks[i].got, 1, 1);
+		if (i >= 8)
+			stream_unfollow(s, sinks[i].follower);
+	}
+	for (size_t i = 0; i < 8; i++)
+		sinks[i].waiting = STREAM_BACKLOG;
+	stream_flush(s);
+	all = lines(sinks[7].got);
+	assert_missed(json_array_get(all, 0), 1, 1);
+	json_decref(all);
+	for (size_t i = 0; i < ARRAY_SIZE(sinks); i++)
+		sink_free(&sinks[i]);
+}
+
 /* Delivered and lost leave no gap: a `lost` event that is missed counts what it counted. */
 static void test_seq_is_gapless_over_delivered_and_lost(void **state)
 {
@@ -616,6 +648,7 @@ int main(void)
 			test_slow_follower_is_told_without_events, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_slow_follower_with_a_filter, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_many_slow_followers, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_seq_is_gapless_over_delivered_and_lost, set_up, tear_down),
 	};
