@@ -131,8 +131,9 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        # one that does not wait is refused where others wait already
         self.sock.connect(self.path)
+        self.sock.settimeout(self.timeout)
 
 
 class Daemon:

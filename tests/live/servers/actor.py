@@ -314,16 +314,17 @@ class Actor:
     def execute(self, *command):
         os.execv(command[0], command)
 
-    def put_phase(self, path, body):
-        """PUT /v1/phase by this very process; the status and the answer."""
-        text = json.dumps(body)
+    def ask(self, path, request):
+        """By this very process; the status and the body."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
-            head = f"PUT /v1/phase HTTP/1.0\r\nContent-Length: {len(text)}\r\n\r\n"
-            sock.sendall((head + text).encode())
             answer = b""
-            while data := sock.recv(MESSAGE):
-                answer += data
+            # where the answer comes before the question
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(request.encode())
+            with contextlib.suppress(ConnectionResetError):
+                while data := sock.recv(MESSAGE):
+                    answer += data
         head, body = answer.decode().split("\r\n\r\n", 1)
         return [int(head.split()[1]), body]
 
@@ -337,6 +338,28 @@ class Actor:
         os.close(theirs)
         assert os.read(done, 1) == b""
         os.close(done)
+
+    def put_phase(self, path, body):
+        text = json.dumps(body)
+        head = f"PUT /v1/phase HTTP/1.0\r\nContent-Length: {len(text)}\r\n\r\n"
+        return self.ask(path, head + text)
+
+    def get(self, path, target):
+        return self.ask(path, f"GET {target} HTTP/1.0\r\n\r\n")
+
+    def connect_unix(self, path):
+        """A connection that is kept, and on which nothing is said."""
+        self.connections.append(socket.socket(socket.AF_UNIX))
+        self.connections[-1].connect(path)
+
+    def spawn_as(self, pid, *command):
+        """A child with this pid, which has to be free: clone3(2)."""
+        wanted = (ctypes.c_int * 1)(pid)
+        # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, its size
+        arguments = (ctypes.c_uint64 * 10)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0)
+        arguments[8:] = ctypes.addressof(wanted), 1
+        if checked(LIBC.syscall(435, arguments, ctypes.sizeof(arguments))) == 0:
+            os.execvp(command[0], command)
 
     def exit(self, code):
         os._exit(code)
