@@ -197,6 +197,8 @@ static int judge(const char *answer)
 		return refuse(-EPERM, answer);
 	case 409:
 		return refuse(-ESTALE, answer);
+	case 429:
+		return refuse(-EAGAIN, answer);
 	}
 	if (status >= 400 && status <= 599)
 		return refuse(-EIO, answer);
@@ -208,10 +210,14 @@ static int exchange(int fd, const struct sockaddr_un *address, int64_t deadline_
 {
 	int err = connect_to(fd, address, deadline_us);
 
-	/* the buffer of a new socket takes it whole; where this fails, there is no answer either */
-	if (!err && send(fd, request, strlen(request), MSG_NOSIGNAL) > 0)
-		err = receive(fd, deadline_us, answer);
-	return err;
+	if (err)
+		return err;
+	/*
+	 * The buffer of a new socket takes it whole. Where this fails, the daemon may have answered and
+	 * closed without asking what for: it has no room for one more connection.
+	 */
+	send(fd, request, strlen(request), MSG_NOSIGNAL);
+	return receive(fd, deadline_us, answer);
 }
 
 static const char *choose_path(const char *path)

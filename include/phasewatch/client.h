@@ -42,6 +42,8 @@ extern "C" {
  *   -ENOENT, -ECONNREFUSED   no daemon there
  *   -EPERM      refused: the daemon cannot see this process's pid namespace, or does not trust it
  *   -ESTALE     refused: `epoch` is lower than the one in force, or the move is backward within it
+ *   -EAGAIN     refused for now: the user declares too often, has declared too many processes or
+ *               holds too many connections
  *   -EINVAL     an argument is out of range, or `reason` is too long or not UTF-8
  *   -ETIMEDOUT  no answer in time; the declaration may take effect yet
  *   -EPROTO     the answer is cut off, or not phasewatch's

@@ -234,6 +234,10 @@ static void test_closed_at_once(void **state)
 
 	on_connect.until_hangup = true;
 	assert_int_equal(result_of(&s), -EPROTO);
+	s = (struct server){ .deaf = true,
+		.chunks = { "HTTP/1.1 429 X\r\n\r\n{\"error\":\"too many connections\"}" } };
+	assert_int_equal(result_of(&s), -EAGAIN);
+	assert_string_equal(pw_last_error(), "too many connections");
 	on_connect.until_hangup = false;
 }
 
