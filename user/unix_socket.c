@@ -10,7 +10,7 @@
 #include "unix_socket.h"
 #include "util.h"
 
-#define BACKLOG 128
+#define BACKLOG 512 /* more than one user may hold (api.c) */
 
 /* True if somebody answers there, in whatever way: then it is not ours to replace. */
 static bool is_served(int type, const struct sockaddr_un *addr)

@@ -798,7 +798,7 @@ def test_requests_after_the_close(daemon, watch, listening, client, how, family)
     idle = [*range(5), *range(6, 8)]
     with Kept(one, 8, to) as kept:
         kept.ask([0, 1, 2, 5])
-        kept.next_tick()
+        peers.next_tick()
         kept.say([5])
         kept.read([5])
         daemon.declare("DRAIN", one.pid)

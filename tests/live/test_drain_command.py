@@ -102,7 +102,7 @@ def test_quiet(daemon, served):
     """Connections and requests, each within 2 s of the one before."""
     with Kept(served, 3) as kept:
         kept.ask(range(3))
-        kept.next_tick()
+        peers.next_tick()
         hook = Hook(daemon, "--pid", served.pid, "--inflight", 3).wait_draining(served.pid)
         for i in range(11):
             begin = now_ns()
@@ -218,7 +218,7 @@ def test_subject_exits(daemon, listening, cgroups, kind):
 def test_json(daemon, served):
     with Kept(served, 5) as kept:
         kept.ask(range(5))
-        kept.next_tick()
+        peers.next_tick()
         options = ("--quiet", "300ms", "--inflight", 5, "-o", "json")
         begin = now_ns()
         hook = Hook(daemon, "--pid", served.pid, *options).wait_draining(served.pid)

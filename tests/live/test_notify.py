@@ -306,7 +306,7 @@ def haproxy(directory, stack):
 
 def postgres(directory, stack):
     """Waits for the client that it has, and accepts others to tell them that it shuts down."""
-    server = real.postgres(directory)
+    server = real.postgres(real.ADDRESS, directory)
     stack.callback(server.stop)
     stack.callback(real.Postgres(server.port).close)
     return server, real.Postgres, signal.SIGTERM, "closed"

@@ -242,22 +242,22 @@ ENDS = {
 
 
 @pytest.mark.parametrize("kind", ENDS)
-def test_real_server(daemon, watch, directories, kind):
+def test_real_server(daemon, watch, server, kind):
     """Nobody declares its drain: the signal that ends it does, and the report says so."""
-    server, client = real.serve(kind, directories())
-    try:
-        daemon.declare("ACTIVE", server.pid)
-        assert client(server.port).ask() == "ok"
-        os.kill(server.pid, getattr(signal, ENDS[kind]))
-        assert server.process.wait(DEADLINE) is not None
-    finally:
-        server.stop()
-    refused = [client(server.port).opened for _ in range(3)]
+    s = server(kind)
+    client = real.CLIENTS.get(kind, real.Http)
+    daemon.declare("ACTIVE", s.pid)
+    one = client(s.port)
+    assert one.ask() == "ok"
+    one.close()
+    os.kill(s.pid, getattr(signal, ENDS[kind]))
+    s.process.wait(DEADLINE)
+    refused = [client(s.port).opened for _ in range(3)]
     assert refused == ["refused"] * 3
     events = watch.collect()
-    assert phases(events, server.pid) == [("UNDECLARED", "ACTIVE", "api"), *MOVED]
+    assert phases(events, s.pid) == [("UNDECLARED", "ACTIVE", "api"), *MOVED]
     assert expect.counted(events)["refused"] == 3
-    report = daemon.report(server.pid)
+    report = daemon.report(s.pid)
     assert (report["reason"], report["by"]["pid"]) == (ENDS[kind], os.getpid())
     timeline = [(m["what"], m.get("detail", "")) for m in report["timeline"]]
     declared = next(detail for what, detail in timeline if what == "DRAIN declared")
