@@ -249,8 +249,10 @@ static __always_inline int pw_is_there(struct pw_subject_key *key, struct pw_dec
 {
 	__u32 tgid = key->id;
 	struct pw_member *own = bpf_map_lookup_elem(&pw_members, &tgid);
+	__u64 *exited = bpf_map_lookup_elem(&pw_exited, &tgid);
 
-	return own && pw_same_start(own->start_ns, d->start_ns);
+	return own && pw_same_start(own->start_ns, d->start_ns) &&
+	       !(exited && pw_same_start(*exited, d->start_ns));
 }
 
 /*

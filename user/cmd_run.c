@@ -613,7 +613,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		return err;
 	}
 	err = o->listeners_are_subjects ? subjects_find_listeners(d->subjects) : 0;
-	if (err) {
+	if (err < 0) {
 		snprintf(why, len, "cannot look for processes that listen: %s", strerror(-err));
 		return err;
 	}

@@ -1050,7 +1050,7 @@ int subjects_find_listeners(struct subjects *s)
 	struct declaration_result result;
 	char why[WHY_LEN];
 	size_t n;
-	int err;
+	int err, made = 0;
 
 	err = kernel_who_listens(s->k, &pids, &n);
 	for (size_t i = 0; !err && i < n; i++) {
@@ -1058,10 +1058,11 @@ int subjects_find_listeners(struct subjects *s)
 		if (r.pid == 1 || r.pid == getpid() || has_subject(s, r.pid))
 			continue;
 		err = subjects_declare(s, &r, &result, why);
+		made += !err;
 		if (err == -ESRCH)
 			err = 0;
 	}
-	return err;
+	return err ? err : made;
 }
 
 /* ---- reconciliation ---- */
@@ -1105,6 +1106,18 @@ static void collect_gone(const struct subject *subject, void *arg)
 		mine->ending = !left;
 }
 
+/*
+ * Its processes have left its scope, and live: a server that puts itself in the background after its
+ * listen(2) has a session of its own. Who has the listener now is a subject then.
+ */
+static bool went_elsewhere(struct subjects *s, const struct subject *subject)
+{
+	struct pw_stats stats;
+
+	return s->k->control->listeners_are_subjects && subject->now.source == PW_SOURCE_LISTEN &&
+	       subjects_stats(s, subject, &stats) == 0 && stats.members > 0;
+}
+
 int subjects_reconcile(struct subjects *s)
 {
 	struct gone gone = { .s = s };
@@ -1113,7 +1126,7 @@ int subjects_reconcile(struct subjects *s)
 	_cleanup_(freep) void *keys_memory = NULL;
 	__u32 count, batch;
 	bool first = true;
-	int err, failed = 0;
+	int err, failed = 0, followed = -1;
 
 	keys_memory = keys = malloc(SCAN_BATCH * sizeof(*keys));
 	values = malloc(SCAN_BATCH * sizeof(*values));
@@ -1145,7 +1158,12 @@ int subjects_reconcile(struct subjects *s)
 	for (size_t i = 0; i < gone.n; i++) {
 		bool taken_away = gone.subjects[i]->seen != s->scan;
 
-		if (!taken_away && gone.subjects[i]->now.phase == PW_ACTIVE)
+		bool elsewhere = !taken_away && went_elsewhere(s, gone.subjects[i]);
+
+		if (elsewhere && followed < 0)
+			followed = subjects_find_listeners(s);
+		if (!taken_away && gone.subjects[i]->now.phase == PW_ACTIVE &&
+			!(elsewhere && followed > 0))
 			violate(s, gone.subjects[i], PW_EXIT_WITHOUT_DRAIN, 0, 0,
 				"its last process ended while it was ACTIVE");
 		s->listener.end(gone.subjects[i], !taken_away, s->listener.arg);

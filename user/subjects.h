@@ -102,7 +102,7 @@ int subjects_find_cgroup(
 int subjects_moved(struct subjects *s, const struct pw_move_record *m);
 /* A process of some subject runs another program. */
 void subjects_executed(struct subjects *s, const struct pw_process *p);
-/* --auto, for who listens already: each tree of them becomes a subject, ACTIVE. */
+/* --auto, for who listens already: each tree of them becomes a subject, ACTIVE. How many have. */
 int subjects_find_listeners(struct subjects *s);
 
 /* Compares with the map: direct writes, removals, and subjects of which nobody is left. */

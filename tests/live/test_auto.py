@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """run --auto: who listens is a subject, and nobody declares anything."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -136,6 +138,41 @@ def test_nginx_quits(auto, server):
     assert auto.report(s.pid)["reason"] == "SIGQUIT"
 
 
+@pytest.mark.parametrize("where", ["root", "cgroup"])
+def test_server_in_the_background(auto, actor, cgroups, where):
+    """It listens, and forks its master into a session of its own. In a cgroup that is the same tree;
+    in the root cgroup it is found when the first process has gone. Nothing ended without a drain."""
+    auto.start()
+    watch = auto.watch()
+    one = actor()
+    if where == "cgroup":
+        cgroups("background").add(one.pid)
+    port = one.call("listen", "127.0.0.1")
+    master = one.call("fork_actor", True)
+    one.call("tell_child", master, "catch", "SIGTERM")
+    _, (control,) = one.call_for_fds("lend_child", master)
+    _, (listener,) = one.call_for_fds("lend_listener")
+    with socket.socket(fileno=control) as control:
+
+        def tell(*what, fds=()):
+            socket.send_fds(control, [json.dumps(what).encode()], fds)
+            assert control.recv(99) == b"null"
+
+        tell("take_listener", fds=[listener])
+        os.close(listener)
+        one.die("exit")
+        subject = one.pid if where == "cgroup" else master
+        wait_until(lambda: auto.subjects().get(subject, {}).get("members") == 1, "the master is one")
+        wait_until(lambda: listeners_of(auto, [one.pid, master]) == [subject], "and no other")
+        os.kill(master, signal.SIGTERM)
+        with peers.Held("127.0.0.1", port, 5) as held:
+            tell("accept", 5)
+            events = watch.collect()
+        expect.accepts(of(events, [subject]), held.made, subject, master)
+    assert moves(events, subject) == [BEGAN, ("ACTIVE", "DRAIN", "signal")]
+    assert [e for e in of(events, [one.pid]) if e["type"] == "violation"] == []
+
+
 def test_sessions_bound_a_tree(auto, actor):
     """A login of sshd's is none of its workers: a child with a session of its own is none either,
     and if it listens it is a subject of its own."""
@@ -197,7 +234,6 @@ def test_pid_is_used_again(auto, actor, cgroups):
     first.call("listen", "127.0.0.1")
     left = first.call("fork", True)
     first.die("SIGKILL")
-    wait_until(lambda: not os.path.exists(f"/proc/{first.pid}"), "its pid is free")
     pid = second.call("fork_actor", True, first.pid)
     assert pid == first.pid
     port = second.call("tell_child", pid, "listen", "127.0.0.1")
