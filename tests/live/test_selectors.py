@@ -336,7 +336,7 @@ def test_not_root(daemon, cgroups, public):
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 4, done
-        assert f"may not declare for {option[2:]} {what}; only root may" in done.stderr
+        assert f"may not declare for {option[2:]} {what}; only root and the --admin-gid may" in done.stderr
 
 
 @pytest.mark.parametrize(
