@@ -167,13 +167,13 @@ static __always_inline struct pw_stats *pw_owner_stats(struct pw_conn *conn)
 }
 
 /*
- * Whose a socket is that `task` accepts, resets or closes. What the kernel closes was held by who
+ * Whose a socket is that `task` accepts, resets or closes. What nobody closes was held by who
  * accepted it, if that is known, or else by whose listener it came to.
  */
 static __always_inline struct pw_declaration *pw_subject_of_holder(
 	struct pw_conn *conn, struct task_struct *task, struct pw_subject_key *key)
 {
-	if (!pw_is_kernel(task))
+	if (!pw_is_nobody(task))
 		return pw_subject_of(task, key);
 	if (!conn || !pw_owner_stats(conn))
 		return 0;

@@ -151,7 +151,7 @@ static __always_inline int pw_holder_exits(struct pw_conn *conn, struct task_str
 {
 	__u32 tgid = conn->judged;
 
-	if (!pw_is_kernel(task))
+	if (!pw_is_nobody(task))
 		return pw_group_dead(task);
 	return !bpf_map_lookup_elem(&pw_members, &tgid) || bpf_map_lookup_elem(&pw_exited, &tgid);
 }

@@ -8,6 +8,29 @@
 
 #define EEXIST 17
 
+#define PF_KTHREAD 0x00200000
+
+/*
+ * It closes and resets what others held. The kernel: what nobody is there any more to close himself,
+ * sockets in the file table of an io_uring whose process is gone. The daemon: its iterators have each
+ * file for a moment, and if its process closes it then, the last reference is theirs.
+ */
+static __always_inline int pw_is_nobody(struct task_struct *task)
+{
+	struct pw_control *ctl = pw_shared();
+
+	return (BPF_CORE_READ(task, flags) & PF_KTHREAD) || (ctl && ctl->daemon == pw_tgid(task));
+}
+
+/* Who accepts, resets or closes: those do so for somebody that is not known. */
+static __always_inline void pw_identify_holder(struct task_struct *task, struct pw_process *p)
+{
+	if (pw_is_nobody(task))
+		__builtin_memset(p, 0, sizeof(*p));
+	else
+		pw_identify(task, p);
+}
+
 /* Deeper cgroups are looked at up to here, from the process's own on upwards. */
 #define PW_CGROUP_LEVELS 16
 

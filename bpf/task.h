@@ -49,26 +49,6 @@ static __always_inline void pw_identify_client(
 	BPF_CORE_READ_STR_INTO(&c->comm, leader, comm);
 }
 
-#define PF_KTHREAD 0x00200000
-
-/*
- * It closes and resets what nobody holds any more who could do so himself: sockets in the file table
- * of an io_uring whose process is gone.
- */
-static __always_inline int pw_is_kernel(struct task_struct *task)
-{
-	return (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
-}
-
-/* Who accepts, resets or closes: the kernel does so for somebody that is not known. */
-static __always_inline void pw_identify_holder(struct task_struct *task, struct pw_process *p)
-{
-	if (pw_is_kernel(task))
-		__builtin_memset(p, 0, sizeof(*p));
-	else
-		pw_identify(task, p);
-}
-
 /*
  * How far a tree of processes goes that nobody declared (--auto): as far as its cgroup, which is a
  * service's, a container's or a login's; where all are in the root cgroup, as far as its session.

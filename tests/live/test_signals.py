@@ -65,6 +65,18 @@ def test_sender(daemon, watch, listening, client):
     assert (moved["by"]["pid"], moved["by"]["comm"]) == (other.pid, other.comm)
 
 
+def test_end_while_the_daemon_looks(daemon, watch, listening):
+    """It looks at the files of what begins to drain, and may be the last one to let go of them."""
+    for _ in range(23):
+        one = listening()
+        one.call("duplicate_listener", 900)
+        daemon.declare("ACTIVE", one.pid)
+        one.die("SIGTERM")
+        peers.wait_until(lambda port=one.port: not peers.listening(port), "it is closed")
+        peers.refuse("127.0.0.1", one.port)
+    assert expect.counted(watch.collect())["refused"] == 23
+
+
 def test_ignored_signal(daemon, watch, listening):
     one = listening()
     one.call("ignore", "SIGTERM")

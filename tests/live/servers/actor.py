@@ -104,6 +104,9 @@ class Actor:
         """Before listening once more."""
         self.kept.append(self.listener)
 
+    def duplicate_listener(self, count):
+        self.kept += [self.listener.dup() for _ in range(count)]
+
     def lend_listener(self):
         self.lent = [self.listener.fileno()]
 
