@@ -208,24 +208,19 @@ static __always_inline int pw_segment_refused(struct sk_buff *skb)
 	return 0;
 }
 
-/* sk without skb: we reset, here a queued child of a listener that closes, in that task. */
+/*
+ * sk without skb: we reset, here a queued child of a listener that closes, in that task. skb: a
+ * segment is answered by RST; nobody listens where it went to, or its connection was closed. Until
+ * 6.9 not told of unless there is a socket.
+ */
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(pw_reset, struct sock *sk, struct sk_buff *skb)
 {
-	if (sk && !skb)
+	if (skb)
+		return pw_segment_refused(skb);
+	if (sk)
 		pw_queued_reset(sk);
 	return 0;
-}
-
-/*
- * skb: a segment is answered by RST, in softirq; nobody listens where it went to, or its connection was
- * closed. A program of its own: it would be skipped where the softirq interrupts the other one, whose
- * task resets with softirqs enabled.
- */
-SEC("tp_btf/tcp_send_reset")
-int BPF_PROG(pw_refused, struct sock *sk, struct sk_buff *skb)
-{
-	return skb ? pw_segment_refused(skb) : 0;
 }
 
 /* Until 6.9 (edefba66d929 "tcp: rstreason: introduce SK_RST_REASON_..."), where trampolines can be had. */
