@@ -19,6 +19,11 @@
 /* How long the daemon may stay silent before a request has failed. */
 #define CLIENT_TIMEOUT_S 5
 
+static inline void json_freep(json_t **json)
+{
+	json_decref(*json);
+}
+
 struct client_request {
 	const char *socket; /* path */
 	const char *method;

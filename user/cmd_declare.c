@@ -40,26 +40,6 @@ const struct opts_spec declare_spec = {
 	.max_args = 1,
 };
 
-static void json_freep(json_t **json)
-{
-	json_decref(*json);
-}
-
-/* The request's body, owned by the caller. NULL: no memory, or a text is not UTF-8. */
-static char *make_body(const struct declare *o, int phase)
-{
-	_cleanup_(json_freep) json_t *body = json_object();
-	int r = json_object_set_new(
-		body, "phase", json_string(names_name(&declared_phase_names, phase)));
-
-	if (!r)
-		r = target_add(&o->target, body);
-	if (!r && o->epoch)
-		r = json_object_set_new(body, "epoch", json_integer(o->epoch));
-	if (!r && o->reason)
-		r = json_object_set_new(body, "reason", json_string(o->reason));
-	return r ? NULL : json_dumps(body, JSON_COMPACT);
-}
 
 static void put_phase(const json_t *answer, const char *key)
 {
@@ -127,7 +107,7 @@ int cmd_declare(int argc, char **argv)
 	}
 	if (!target_check(&o.target))
 		return PW_EXIT_USAGE;
-	body = make_body(&o, phase);
+	body = target_declare(&o.target, phase, o.epoch, o.reason, NULL);
 	if (!body) {
 		log_error("expected text in UTF-8");
 		return PW_EXIT_USAGE;

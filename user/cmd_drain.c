@@ -109,11 +109,6 @@ struct wait {
 	int signal;
 };
 
-static void json_freep(json_t **json)
-{
-	json_decref(*json);
-}
-
 static uint64_t number(const json_t *object, const char *key)
 {
 	uint64_t n = 0;
@@ -138,19 +133,6 @@ static const json_t *subject_of(const json_t *answer)
 
 /* ---- asking ---- */
 
-/* The request's body, owned by the caller. NULL: no memory, or a text is not UTF-8. */
-static char *make_body(const struct drain *o)
-{
-	_cleanup_(json_freep) json_t *body =
-		json_pack("{s:s, s:b}", "phase", phase_name(PW_DRAIN), "or_later", 1);
-	int r = target_add(&o->target, body);
-
-	if (!r && o->epoch)
-		r = json_object_set_new(body, "epoch", json_integer(o->epoch));
-	if (!r && o->reason)
-		r = json_object_set_new(body, "reason", json_string(o->reason));
-	return r ? NULL : json_dumps(body, JSON_COMPACT);
-}
 
 /* An exit code, logged unless it is 0. */
 static int declare(struct wait *w, const char *body)
@@ -480,7 +462,7 @@ int cmd_drain(int argc, char **argv)
 		return code;
 	if (!target_check(&o.target))
 		return PW_EXIT_USAGE;
-	body = make_body(&o);
+	body = target_declare(&o.target, PW_DRAIN, o.epoch, o.reason, "or_later");
 	if (!body) {
 		log_error("expected text in UTF-8");
 		return PW_EXIT_USAGE;

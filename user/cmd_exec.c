@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "notify.h"
 #include "phasewatch/phase.h"
+#include "target.h"
 #include "util.h"
 
 /* As shells have it. */
@@ -47,24 +48,18 @@ const struct opts_spec exec_spec = {
 
 static int declare_init(const struct exec_options *o)
 {
-	struct client_request request = {
-		.socket = o->socket, .method = "PUT", .target = "/v1/phase" };
+	_cleanup_(freep) char *body =
+		target_declare(NULL, PW_INIT, o->epoch, o->reason, "active_on_listen");
+	const struct client_request request = {
+		.socket = o->socket, .method = "PUT", .target = "/v1/phase", .body = body
+	};
 	_cleanup_(client_freep) struct client *client = NULL;
-	_cleanup_(freep) char *body = NULL;
-	json_t *json = json_pack("{s:s, s:b, s:b}", "phase", "INIT", "self", 1,
-		"active_on_listen", 1);
-	int code = PW_EXIT_FAILED;
 
-	if (o->epoch)
-		json_object_set_new(json, "epoch", json_integer(o->epoch));
-	if (o->reason && json_object_set_new(json, "reason", json_string(o->reason)) < 0)
-		log_error("--reason: expected text in UTF-8");
-	else
-		request.body = body = json_dumps(json, JSON_COMPACT);
-	json_decref(json);
-	if (body)
-		code = client_call(&request, &client);
-	return code;
+	if (!body) {
+		log_error("expected text in UTF-8");
+		return PW_EXIT_USAGE;
+	}
+	return client_call(&request, &client);
 }
 
 /* For READY=1 and the like, unless somebody else waits for these already, such as systemd. */

@@ -18,6 +18,7 @@
 #include "kernel.h"
 #include "borrow.h"
 #include "mounts.h"
+#include "proc.h"
 #include "pw.skel.h"
 #include "util.h"
 
@@ -709,11 +710,6 @@ int kernel_look(struct kernel *k)
 {
 	k->control->look++;
 	return run_over_conns(k, "pw_look");
-}
-
-static int compare_pids(const void *a, const void *b)
-{
-	return *(const pid_t *)a - *(const pid_t *)b;
 }
 
 int kernel_who_listens(struct kernel *k, pid_t **pids, size_t *n)

@@ -33,6 +33,11 @@ int proc_translate(pid_t pid, pid_t speaker, pid_t *ret);
  * it there.
  */
 pid_t proc_parent(pid_t pid);
+/* For qsort(3) and bsearch(3). */
+static inline int compare_pids(const void *a, const void *b)
+{
+	return *(const pid_t *)a - *(const pid_t *)b;
+}
 /* True if `pid` is `ancestor` or descends from it. */
 bool proc_descends(pid_t pid, pid_t ancestor);
 

@@ -35,11 +35,6 @@ struct subjects {
 	size_t next_gone;
 };
 
-static int compare_pids(const void *a, const void *b)
-{
-	return *(const pid_t *)a - *(const pid_t *)b;
-}
-
 static int compare(const void *a, const void *b)
 {
 	const struct pw_subject_key *x = a, *y = b; /* the first member of struct subject */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include "client.h"
 #include "target.h"
 #include "util.h"
 
@@ -14,8 +15,10 @@ bool target_check(const struct target *t)
 	return false;
 }
 
-int target_add(const struct target *t, json_t *body)
+static int add_target(const struct target *t, json_t *body)
 {
+	if (!t)
+		return json_object_set_new(body, "self", json_true());
 	if (t->pid)
 		return json_object_set_new(body, "pid", json_integer(t->pid));
 	for (int by = 0; by < SELECT_WAYS; by++)
@@ -23,4 +26,21 @@ int target_add(const struct target *t, json_t *body)
 			return json_object_set_new(
 				body, names_name(&select_names, by), json_string(t->cgroup[by]));
 	return json_object_set_new(body, "parent", json_true());
+}
+
+char *target_declare(const struct target *t, enum pw_phase phase, uint64_t epoch,
+	const char *reason, const char *flag)
+{
+	_cleanup_(json_freep) json_t *body = json_object();
+	int r = json_object_set_new(body, "phase", json_string(phase_name(phase)));
+
+	if (!r)
+		r = add_target(t, body);
+	if (!r && flag)
+		r = json_object_set_new(body, flag, json_true());
+	if (!r && epoch)
+		r = json_object_set_new(body, "epoch", json_integer(epoch));
+	if (!r && reason)
+		r = json_object_set_new(body, "reason", json_string(reason));
+	return r ? NULL : json_dumps(body, JSON_COMPACT);
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "opts.h"
+#include "phasewatch/phase.h"
 #include "select.h"
 
 struct target {
@@ -39,7 +40,11 @@ struct target {
 /* False, and logged: several are given. */
 bool target_check(const struct target *target);
 
-/* Adds it to a request's body. Negative: no memory, or the text is not UTF-8. */
-int target_add(const struct target *target, json_t *body);
+/*
+ * The body of a declaration for it (NULL: for this very process), the caller's. `flag` is a field that
+ * is true, or NULL; epoch 0 and reason NULL are not given. NULL: no memory, or a text is not UTF-8.
+ */
+char *target_declare(const struct target *target, enum pw_phase phase, uint64_t epoch,
+	const char *reason, const char *flag);
 
 #endif /* PW_TARGET_H */

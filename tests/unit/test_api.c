@@ -18,6 +18,7 @@
 #include "declare.h"
 #include "drain.h"
 #include "proc.h"
+#include "maps.h"
 #include "util.h"
 
 /* after our own: it has macros with plain names */
@@ -97,11 +98,6 @@ static void catch_up(void *arg)
 	f->caught_up++;
 }
 
-static int hash_map(const char *name, size_t key, size_t value)
-{
-	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 101, NULL);
-}
-
 static uint16_t free_port(void)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET,
@@ -167,16 +163,8 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	signal(SIGPIPE, SIG_IGN);
-	f->k.phases =
-		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
-	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
-	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
+	make_maps(&f->k, &f->control);
 	f->k.counters = -1;
-	f->k.control = &f->control;
-	/* every hook is off: nothing is attached on demand */
-	f->k.private = calloc(1, 4096);
-	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
-		f->k.hooks[i].error = -ENOENT;
 	f->base = event_base_new();
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(stream_new(&f->stream), 0);
@@ -214,10 +202,7 @@ static int tear_down(void **state)
 	event_base_free(f->base);
 	kill(f->pid, SIGKILL);
 	waitpid(f->pid, NULL, 0);
-	closep(&f->k.phases);
-	closep(&f->k.stats);
-	closep(&f->k.members);
-	free(f->k.private);
+	free_maps(&f->k);
 	snprintf(made, sizeof(made), "%s/made", f->dir);
 	unlink(f->socket);
 	rmdir(made);

@@ -17,6 +17,7 @@
 #include "declare.h"
 #include "opts.h"
 #include "proc.h"
+#include "maps.h"
 #include "util.h"
 
 /* after our own: it has macros with plain names */
@@ -203,11 +204,6 @@ static void on_violation(const struct subject *s, const struct event_violation *
 {
 }
 
-static int hash_map(const char *name, size_t key, size_t value)
-{
-	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 101, NULL);
-}
-
 static int set_up(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -215,15 +211,7 @@ static int set_up(void **state)
 	struct declare_options o = { NULL, ADMINS, RATE, SUBJECTS };
 	char why[256];
 
-	f->k.phases =
-		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
-	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
-	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
-	f->k.control = &f->control;
-	/* every hook is off: nothing is attached on demand */
-	f->k.private = calloc(1, 4096);
-	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
-		f->k.hooks[i].error = -ENOENT;
+	make_maps(&f->k, &f->control);
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/audit.jsonl", f->dir);
@@ -251,10 +239,7 @@ static int tear_down(void **state)
 		kill(f->children[i], SIGKILL);
 		waitpid(f->children[i], NULL, 0);
 	}
-	closep(&f->k.phases);
-	closep(&f->k.stats);
-	closep(&f->k.members);
-	free(f->k.private);
+	free_maps(&f->k);
 	unlink(f->path);
 	assert_int_equal(rmdir(f->dir), 0);
 	free(f);

@@ -10,6 +10,7 @@
 #include "declare.h"
 #include "metrics.h"
 #include "names.h"
+#include "maps.h"
 #include "util.h"
 
 /* after our own: it has macros with plain names */
@@ -44,27 +45,14 @@ static void on_phase(const struct subject *s, const struct event_phase *p, void 
 {
 }
 
-static int hash_map(const char *name, size_t key, size_t value)
-{
-	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 101, NULL);
-}
-
 static int set_up(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	f->k.cpus = libbpf_num_possible_cpus();
-	f->k.phases =
-		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
-	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
-	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
+	make_maps(&f->k, &f->control);
 	f->k.counters = bpf_map_create(BPF_MAP_TYPE_PERCPU_ARRAY, "t_counters", sizeof(uint32_t),
 		sizeof(struct pw_counters), 1, NULL);
-	f->k.control = &f->control;
-	/* every hook is off: nothing is attached on demand */
-	f->k.private = calloc(1, 4096);
-	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
-		f->k.hooks[i].error = -ENOENT;
 	f->each = calloc(f->k.cpus, sizeof(*f->each));
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2, PW_POD_LOGS,
@@ -88,11 +76,8 @@ static int tear_down(void **state)
 	declare_free(f->declare);
 	subjects_free(f->s);
 	proc_names_free(f->names);
-	closep(&f->k.phases);
-	closep(&f->k.stats);
-	closep(&f->k.members);
 	closep(&f->k.counters);
-	free(f->k.private);
+	free_maps(&f->k);
 	free(f->each);
 	free(f);
 	return 0;

@@ -17,6 +17,7 @@
 #include "notify.h"
 #include "opts.h"
 #include "unix_socket.h"
+#include "maps.h"
 #include "util.h"
 
 /* after our own: it has macros with plain names */
@@ -282,11 +283,6 @@ static void catch_up(void *arg)
 	f->caught_up = f->phases + 1;
 }
 
-static int hash_map(const char *name, size_t key, size_t value)
-{
-	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 101, NULL);
-}
-
 static void start(struct fixture *f)
 {
 	char why[256];
@@ -300,15 +296,7 @@ static int set_up(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	f->barrier = -1;
-	f->k.phases =
-		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
-	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
-	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
-	f->k.control = &f->control;
-	/* every hook is off: nothing is attached on demand */
-	f->k.private = calloc(1, 4096);
-	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
-		f->k.hooks[i].error = -ENOENT;
+	make_maps(&f->k, &f->control);
 	f->base = event_base_new();
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
@@ -348,10 +336,7 @@ static int tear_down(void **state)
 	subjects_free(f->subjects);
 	proc_names_free(f->names);
 	event_base_free(f->base);
-	closep(&f->k.phases);
-	closep(&f->k.stats);
-	closep(&f->k.members);
-	free(f->k.private);
+	free_maps(&f->k);
 	unlink(f->path);
 	snprintf(made, sizeof(made), "%s/made", f->dir);
 	rmdir(made);

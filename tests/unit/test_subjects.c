@@ -11,6 +11,7 @@
 #include "opts.h"
 #include "names.h"
 #include "subjects.h"
+#include "maps.h"
 #include "util.h"
 
 /* after our own: it has macros with plain names */
@@ -208,24 +209,11 @@ static void end_child(pid_t pid)
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 }
 
-static int hash_map(const char *name, size_t key, size_t value)
-{
-	return bpf_map_create(BPF_MAP_TYPE_HASH, name, key, value, 1021, NULL);
-}
-
 static int set_up(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	f->k.phases =
-		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
-	f->k.stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
-	f->k.members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
-	f->k.control = &f->control;
-	/* every hook is off: nothing is attached on demand */
-	f->k.private = calloc(1, 4096);
-	for (size_t i = 0; i < KERNEL_HOOKS_MAX; i++)
-		f->k.hooks[i].error = -ENOENT;
+	make_maps(&f->k, &f->control);
 	*state = f;
 	if (f->k.phases < 0)
 		return 0; /* not allowed: the tests skip themselves */
@@ -245,10 +233,7 @@ static int tear_down(void **state)
 		end_child(f->pid);
 	subjects_free(f->s);
 	proc_names_free(f->names);
-	closep(&f->k.phases);
-	closep(&f->k.stats);
-	closep(&f->k.members);
-	free(f->k.private);
+	free_maps(&f->k);
 	free(f);
 	return 0;
 }

@@ -41,17 +41,27 @@ static struct target parse(int argc, char *argv[])
 	return o.target;
 }
 
-static void check_json(const struct target *t, const char *expected)
+/* The field that says what it is for. */
+static void check_json(const struct target *t, const char *field)
 {
-	json_t *body = json_object();
-	char *text;
+	char *text = target_declare(t, PW_DRAIN, 0, NULL, NULL), expected[512];
 
-	assert_int_equal(target_add(t, body), 0);
-	text = json_dumps(body, JSON_COMPACT);
+	snprintf(expected, sizeof(expected), "{\"phase\":\"DRAIN\",%s", field + 1);
+	assert_non_null(text);
 	assert_string_equal(text, expected);
 	free(text);
-	json_decref(body);
 }
+
+static void test_all_fields(void **state)
+{
+	char *text = target_declare(NULL, PW_INIT, 7, "a \"release\"", "active_on_listen");
+
+	assert_non_null(text);
+	assert_string_equal(text, "{\"phase\":\"INIT\",\"self\":true,\"active_on_listen\":true,"
+				  "\"epoch\":7,\"reason\":\"a \\\"release\\\"\"}");
+	free(text);
+}
+
 
 static void test_ways(void **state)
 {
@@ -82,17 +92,16 @@ static void test_two_of_them(void **state)
 static void test_text_that_is_no_utf8(void **state)
 {
 	struct target t = { .cgroup[SELECT_UNIT] = "nginx\xff" };
-	json_t *body = json_object();
 
-	assert_true(target_add(&t, body) < 0);
-	assert_int_equal(json_object_size(body), 0);
-	json_decref(body);
+	assert_null(target_declare(&t, PW_DRAIN, 0, NULL, NULL));
+	assert_null(target_declare(NULL, PW_DRAIN, 0, "why\xff", NULL));
 }
 
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ways),
+		cmocka_unit_test(test_all_fields),
 		cmocka_unit_test(test_two_of_them),
 		cmocka_unit_test(test_text_that_is_no_utf8),
 	};
