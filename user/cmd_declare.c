@@ -40,7 +40,6 @@ const struct opts_spec declare_spec = {
 	.max_args = 1,
 };
 
-
 static void put_phase(const json_t *answer, const char *key)
 {
 	const json_t *phase = json_object_get(answer, key);
@@ -108,9 +107,7 @@ int cmd_declare(int argc, char **argv)
 	if (!target_check(&o.target))
 		return PW_EXIT_USAGE;
 	body = target_declare(&o.target, phase, o.epoch, o.reason, NULL);
-	if (!body) {
-		log_error("expected text in UTF-8");
+	if (!body)
 		return PW_EXIT_USAGE;
-	}
 	return declare(&o, body);
 }

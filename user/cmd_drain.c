@@ -133,7 +133,6 @@ static const json_t *subject_of(const json_t *answer)
 
 /* ---- asking ---- */
 
-
 /* An exit code, logged unless it is 0. */
 static int declare(struct wait *w, const char *body)
 {
@@ -463,9 +462,7 @@ int cmd_drain(int argc, char **argv)
 	if (!target_check(&o.target))
 		return PW_EXIT_USAGE;
 	body = target_declare(&o.target, PW_DRAIN, o.epoch, o.reason, "or_later");
-	if (!body) {
-		log_error("expected text in UTF-8");
+	if (!body)
 		return PW_EXIT_USAGE;
-	}
 	return drain(&o, body);
 }

@@ -55,10 +55,8 @@ static int declare_init(const struct exec_options *o)
 	};
 	_cleanup_(client_freep) struct client *client = NULL;
 
-	if (!body) {
-		log_error("expected text in UTF-8");
+	if (!body)
 		return PW_EXIT_USAGE;
-	}
 	return client_call(&request, &client);
 }
 

@@ -42,5 +42,8 @@ char *target_declare(const struct target *t, enum pw_phase phase, uint64_t epoch
 		r = json_object_set_new(body, "epoch", json_integer(epoch));
 	if (!r && reason)
 		r = json_object_set_new(body, "reason", json_string(reason));
-	return r ? NULL : json_dumps(body, JSON_COMPACT);
+	if (!r)
+		return json_dumps(body, JSON_COMPACT);
+	log_error("expected text in UTF-8");
+	return NULL;
 }

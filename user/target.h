@@ -42,7 +42,8 @@ bool target_check(const struct target *target);
 
 /*
  * The body of a declaration for it (NULL: for this very process), the caller's. `flag` is a field that
- * is true, or NULL; epoch 0 and reason NULL are not given. NULL: no memory, or a text is not UTF-8.
+ * is true, or NULL; epoch 0 and reason NULL are not given. NULL, and logged: a text is not UTF-8, or
+ * no memory.
  */
 char *target_declare(const struct target *target, enum pw_phase phase, uint64_t epoch,
 	const char *reason, const char *flag);

@@ -62,7 +62,6 @@ static void test_all_fields(void **state)
 	free(text);
 }
 
-
 static void test_ways(void **state)
 {
 	struct target none = { 0 };
