@@ -185,8 +185,8 @@ static __always_inline struct pw_declaration *pw_subject_of_holder(
 
 /*
  * `conn` is the socket's storage, `task` holds the socket. Called by the hooks around accept(), by
- * the first read or write, at a drain, or by the last close. Without a stamp it was
- * counted when it came already, as an arrival that no phase was declared for.
+ * the first read or write, at a drain, or by the last close. Without a stamp it was counted when it
+ * came already, as an arrival that no phase was declared for.
  */
 static __always_inline void pw_conn_accepted(
 	struct pw_conn *conn, struct sock *sk, struct task_struct *task, __u32 seen_by, int stamped)
