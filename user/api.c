@@ -771,7 +771,10 @@ static void screen_one(struct api *api, struct bufferevent *b)
 
 	if (declare_is_admin(api->c.declare, &peer))
 		return;
+	/* to no avail on one that has something to read and is about to */
+	bufferevent_disable(b, EV_READ);
 	bufferevent_priority_set(b, LAST(api->c.base));
+	bufferevent_enable(b, EV_READ);
 	err = holders_add(api->holders, peer.sock, peer.uid);
 	if (!err)
 		return;
