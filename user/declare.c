@@ -427,7 +427,8 @@ static int admit(struct declare *d, const struct declarer *who, bool limited,
 		err = find_what_is_meant(who, r, own, why);
 	if (!err && limited)
 		err = check_may(d, who, r, why);
-	if (!get_to_know(who, ret) && !err && (limited || r->means != MEANS_THIS))
+	/* which is why it may not, then */
+	if (!get_to_know(who, ret) && who->pid && (limited || r->means != MEANS_THIS))
 		err = fail_with(why, WHY_LEN, -EPERM, "process %d, which connected, has ended",
 			who->pid);
 	if (!err && limited)

@@ -474,8 +474,11 @@ def test_rate(guarded, audit, user, uid):
 def too_often(lines, uid):
     """How many declarations of this user were refused for that."""
     refused = [x for x in lines if x["verdict"] == "refused" and x["who"]["uid"] == uid]
-    assert {x["why"] for x in refused} <= {f"uid {uid} declares too often"}
-    return sum(x.get("count", 1) for x in refused)
+    often = [x for x in refused if x["why"] == f"uid {uid} declares too often"]
+    # what waited to be served when whoever asked was killed
+    late = [x for x in refused if x["why"].endswith(", which connected, has ended")]
+    assert len(often) + len(late) == len(refused), refused
+    return sum(x.get("count", 1) for x in often)
 
 
 def test_subjects(guarded, audit, user, uid):
