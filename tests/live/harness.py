@@ -10,6 +10,7 @@ import glob
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -46,10 +47,18 @@ def now_ns():
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+EPHEMERAL = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+CANDIDATES = random.sample(range(10000, EPHEMERAL), EPHEMERAL - 10000)
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that no client gets by chance before it is listened on, whichever the address."""
+    while True:
+        port = CANDIDATES.pop()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as s:
+            s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            s.bind(("::", port))
+            return port
 
 
 # What is loaded -----------------------------------------------------------------------------

@@ -373,7 +373,7 @@ def minds_signals(master):
 def haproxy(address, directory, mode="-W", more=""):
     """Master and worker, two threads."""
     config, port = haproxy_config(address, directory, more)
-    server = Server(["haproxy", mode, "-db", "-q", "-f", str(config)], port)
+    server = Server(["haproxy", mode, "-db", "-f", str(config)], port)
     server.wait_listening()
     wait_until(lambda: minds_signals(server.pid), "haproxy's master minds signals")
     return server
