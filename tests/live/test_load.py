@@ -15,7 +15,11 @@ from expect import Counts, of_type
 from harness import DEADLINE, REPO, wait_until
 
 LOAD = str(REPO / "build" / "tests" / "load")
-ADDRESS = "127.0.0.1"
+ANY, ADDRESS = "0.0.0.0", "127.0.0.1"
+# Where what is refused goes to. A SYN that meets the TIME-WAIT of an old connection is not refused
+# until a timer sends it again, in a softirq on top of any task; and there are kernels that run no
+# tracing program on top of some (seen on a microVM: those of the agent of its host; see README.md).
+ELSEWHERE = "127.0.0.2"
 
 
 @pytest.fixture
@@ -107,12 +111,12 @@ class Scene:
 
     def __init__(self, load):
         self.servers = {
-            "rising": load("serve", ADDRESS), "draining": load("serve", ADDRESS),
-            "prefork": load("serve", ADDRESS, 3), "null": load("serve-null", ADDRESS),
-            "nobody": load("serve", ADDRESS),
+            "rising": load("serve", ANY), "draining": load("serve", ANY),
+            "prefork": load("serve", ANY, 3), "null": load("serve-null", ANY),
+            "nobody": load("serve", ANY),
         }  # fmt: skip
         self.ports = {name: server.line()["port"] for name, server in self.servers.items()}
-        with socket.create_server((ADDRESS, 0), backlog=4096) as shared:
+        with socket.create_server((ANY, 0), backlog=4096) as shared:
             self.ports["old"] = shared.getsockname()[1]
             for name in ("old", "new"):
                 number = shared.fileno()
@@ -214,7 +218,7 @@ class Scene:
                     self.events["abandon", who, PHASES[who][-1]] += n
         assert self.user.do("end", queue)["rst"] == QUEUED
         for name in LISTENERS:
-            tried = self.user.do("open", 0, ADDRESS, self.ports[name], REFUSED, 0, "client")
+            tried = self.user.do("open", 0, ELSEWHERE, self.ports[name], REFUSED, 0, "client")
             assert tried["refused"] == REFUSED
             # that of the old one lived on with the new one
             if is_late(PHASES[name][-1]) and name != "old":
