@@ -11,7 +11,7 @@
 
 #include "phasewatch/phase.h"
 
-#define PW_ABI 4
+#define PW_ABI 5
 #define PW_MAGIC 0x7068777463680000ULL /* "phwtch" */
 #define PW_COMM_LEN 16
 
@@ -258,7 +258,8 @@ struct pw_stats {
  * (BPF_F_CLONE) on the path of the handshake's last segment, where memory is scarce.
  */
 struct pw_conn {
-	__u64 established_ns; /* 0: a listener, a handshake not done, or older than the declaration */
+	__u64 established_ns; /* 0: a listener, a handshake not done, or older than the declaration;
+			       * of an outbound one: connect() called */
 	__u64 subject;	      /* that accepted it; until then whose listener it came to; 0: none */
 	__u32 life;	      /* of that subject, its lower half */
 	__u32 judged;	      /* counted, by whichever hook came first: the pid that had it, or 1 */
@@ -269,13 +270,31 @@ struct pw_conn {
 	__u8 was_read; /* answered_seq holds */
 };
 
-struct pw_counters { /* pw_counters, per CPU */
+#define PW_BUCKETS 14
+
+/* Upper bounds of the buckets but the last: accept queues and connects, from LAN to trouble. */
+static const __u64 pw_bounds_ns[PW_BUCKETS - 1] = { 10000, 50000, 100000, 500000, 1000000, 5000000,
+	10000000, 50000000, 100000000, 500000000, 1000000000, 5000000000, 10000000000 };
+
+struct pw_durations {
+	__u64 sum_ns;
+	__u64 buckets[PW_BUCKETS]; /* each on its own */
+};
+
+/* What came and went: of everybody (pw_counters), and of each subject (pw_tallies). */
+struct pw_tally {
 	__u64 connections[PW_DIRECTIONS][PW_PHASES][PW_VERDICTS];
 	__u64 requests[PW_PHASES][PW_VERDICTS]; /* while the request hooks are attached */
-	__u64 requests_too_late; /* of them: after the close */
 	__u64 abandoned[PW_HOWS][2];		/* by busy */
 	__u64 backlog_dropped;
-	__u64 refused;
+	__u64 refused; /* a subject is gone by then: its own are counted by the daemon */
+	struct pw_durations queue; /* handshake done to accept(), of subjects */
+};
+
+struct pw_counters { /* pw_counters, per CPU */
+	struct pw_tally tally;
+	__u64 requests_too_late; /* of the requests: after the close */
+	struct pw_durations connect; /* connect() to established, of subjects */
 	__u64 emitted[PW_EV_TYPES];
 	__u64 lost_ring[PW_EV_TYPES]; /* no room in the ring buffer */
 	__u64 lost_map[PW_EV_TYPES];  /* no room in a map or no memory for a socket's storage */
@@ -312,10 +331,29 @@ struct pw_signal_rule {
 
 /* Of the daemon's own doing, here because it outlives the daemon. */
 struct pw_daemon_counters {
+	__u64 reconciles; /* declarations in the map that nobody had told of */
+	__u64 overflowed; /* subjects that found no workload left for them */
+};
+
+#define PW_WORKLOADS 256
+#define PW_WORKLOAD_LEN 64
+
+/* Upper bounds of the buckets but the last: what the world takes to notice a drain, and drains. */
+static const __u64 pw_delays_ns[PW_BUCKETS - 1] = { 10000000, 50000000, 100000000, 250000000,
+	500000000, 1000000000, 2000000000, 5000000000, 10000000000, 30000000000, 60000000000,
+	120000000000, 300000000000 };
+
+/*
+ * pw_workloads, shared with nobody but the next daemon: subjects of one name, those that are gone
+ * included. The first one is for those that find no place.
+ */
+struct pw_workload {
+	char name[PW_WORKLOAD_LEN]; /* "": not in use */
+	struct pw_tally ended; /* of subjects that are gone; `refused` of all */
+	struct pw_durations misroute_delay, settle, drain; /* by pw_delays_ns */
 	__u64 phase_changes[PW_PHASES][PW_PHASES][PW_SOURCES]; /* from, to, source */
 	__u64 violations[PW_VIOLATIONS];
 	__u64 flaps;
-	__u64 reconciles; /* declarations in the map that nobody had told of */
 };
 
 /* pw_control: one element, shared with the daemon by mmap. */

@@ -43,6 +43,7 @@ static __noinline int pw_make_subject(struct task_struct *task, struct pw_subjec
 	if (earlier && !pw_same_start(earlier->start_ns, d.start_ns)) { /* another process's */
 		bpf_map_delete_elem(&pw_phases, key);
 		bpf_map_delete_elem(&pw_stats, key);
+		bpf_map_delete_elem(&pw_tallies, key);
 	}
 	had = bpf_map_lookup_elem(&pw_members, &tgid);
 	if (had && had->subject != tgid && pw_same_start(had->start_ns, d.start_ns))
@@ -124,10 +125,17 @@ static __always_inline void pw_remember_client(
 	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
 }
 
+/* Of a subject. */
+static __always_inline void pw_count_connect(struct pw_verdict_on *on)
+{
+	pw_count_connection(PW_DIR_CONNECT, on->phase, on->verdict);
+	pw_add_connection(pw_tally_of(&on->key), PW_DIR_CONNECT, on->phase, on->verdict);
+}
+
 /* Runs in the connecting task, just before the SYN is sent. */
 static __noinline int pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
-	struct pw_conn outbound = {};
+	struct pw_conn outbound = {}, *conn;
 	struct task_struct *task = pw_current();
 	struct pw_connect *pending, fresh = {};
 	struct pw_subject_key key;
@@ -145,23 +153,24 @@ static __noinline int pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	}
 	/* so that a later getpeername(2) is not taken for an accept() */
 	outbound.judged = 1;
-	if (!bpf_sk_storage_get(&pw_conns, sk, &outbound, BPF_SK_STORAGE_GET_F_CREATE))
+	outbound.established_ns = fresh.begin_ns = bpf_ktime_get_boot_ns();
+	conn = bpf_sk_storage_get(&pw_conns, sk, &outbound, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!conn)
 		pw_count_map_full(PW_EV_CONNECT);
 
-	fresh.begin_ns = bpf_ktime_get_boot_ns();
 	pw_judge(d, &key, fresh.begin_ns, PW_DIR_CONNECT, &fresh.on);
 	stats = pw_stats_of(&key);
 	if (stats)
 		pw_add(stats->connects, 1);
-	if (fresh.on.verdict == PW_OK) {
-		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
+	if (fresh.on.verdict == PW_OK || !conn) {
+		pw_count_connect(&fresh.on);
 		return 0;
 	}
 
 	pw_identify(task, &fresh.process);
 	pending = bpf_sk_storage_get(&pw_connects, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!pending) {
-		pw_count_connection(PW_DIR_CONNECT, fresh.on.phase, fresh.on.verdict);
+		pw_count_connect(&fresh.on);
 		pw_count_map_full(PW_EV_CONNECT);
 		return 0;
 	}
@@ -190,22 +199,28 @@ static __always_inline __u32 pw_result_of(int err)
 /* Counted with its result, so that counters and events agree at any moment. */
 static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 {
-	struct pw_connect *pending = bpf_sk_storage_get(&pw_connects, sk, 0, 0);
+	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
+	struct pw_connect *pending;
+	struct pw_counters *c;
 	struct pw_ends ends = {};
 	struct tcp_sock *tp;
 	struct pw_stats *stats;
 	__u32 result;
 
-	if (!pending)
+	if (!conn)
 		return;
-	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
+	c = established ? pw_cpu_counters() : 0;
+	if (c && conn->established_ns)
+		pw_add_duration(&c->connect, bpf_ktime_get_boot_ns() - conn->established_ns);
+	pending = bpf_sk_storage_get(&pw_connects, sk, 0, 0);
+	tp = pending ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (!pending || !tp)
 		return;
 	result = established ? PW_ESTABLISHED :
 			       pw_result_of(BPF_CORE_READ((struct sock *)tp, sk_err));
 	pw_read_tuple((struct sock *)tp, 0, &ends.tuple);
 	pw_excuse(&pending->on, ends.tuple.daddr, ends.tuple.dport, &ends.client);
-	pw_count_connection(PW_DIR_CONNECT, pending->on.phase, pending->on.verdict);
+	pw_count_connect(&pending->on);
 	stats = bpf_map_lookup_elem(&pw_stats, &pending->on.key);
 	if (stats && pending->on.verdict == PW_MISROUTED)
 		pw_add(stats->connects_misrouted, 1);

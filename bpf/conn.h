@@ -183,6 +183,15 @@ static __always_inline struct pw_declaration *pw_subject_of_holder(
 	return bpf_map_lookup_elem(&pw_phases, key);
 }
 
+static __always_inline void pw_count_queue(struct pw_tally *tally, __u64 ns)
+{
+	struct pw_counters *c = pw_cpu_counters();
+
+	pw_add_duration(&tally->queue, ns);
+	if (c)
+		pw_add_duration(&c->tally.queue, ns);
+}
+
 /*
  * `conn` is the socket's storage, `task` holds the socket. Called by the hooks around accept(), by
  * the first read or write, at a drain, or by the last close. Without a stamp it was counted when it
@@ -196,6 +205,7 @@ static __always_inline void pw_conn_accepted(
 	struct pw_process process;
 	struct pw_verdict_on on;
 	struct pw_stats *stats;
+	struct pw_tally *tally;
 	struct pw_ends ends;
 
 	conn->judged = pw_tgid(task);
@@ -216,6 +226,10 @@ static __always_inline void pw_conn_accepted(
 
 	stats = pw_stats_of(&key);
 	if (stats) {
+		tally = pw_tally_of(&key);
+		pw_add_connection(tally, PW_DIR_ACCEPT, on.phase, on.verdict);
+		if (tally && seen_by == PW_SEEN_ACCEPT)
+			pw_count_queue(tally, bpf_ktime_get_boot_ns() - conn->established_ns);
 		pw_own(conn, &key, stats);
 		pw_add(stats->inflight, 1);
 		pw_add(stats->accepts, 1);

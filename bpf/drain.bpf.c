@@ -59,7 +59,6 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 	struct pw_declaration *d;
 	struct pw_process process;
 	struct pw_verdict_on on;
-	struct pw_counters *c;
 	struct pw_ends ends;
 	__u64 established;
 
@@ -79,9 +78,7 @@ static __always_inline void pw_queued_reset(struct sock *sk)
 		return;
 	pw_judge(d, &key, bpf_ktime_get_boot_ns(), PW_DIR_ACCEPT, &on);
 	pw_find_ends(sk, 1, &on, &ends);
-	c = pw_cpu_counters();
-	if (c && on.verdict != PW_IGNORED)
-		pw_add(c->backlog_dropped, 1);
+	pw_count_dropped(&on, 1);
 	pw_identify_holder(task, &process);
 	pw_conn_emit(&process, &on, &ends, PW_EV_DROP, established, 0, 0);
 }
@@ -162,7 +159,7 @@ static __always_inline void pw_syn_refused(struct pw_tuple *t)
 	pw_excuse(&on, t->saddr, t->dport, &ends.client);
 	c = pw_cpu_counters();
 	if (c && on.verdict != PW_IGNORED)
-		pw_add(c->refused, 1);
+		pw_add(c->tally.refused, 1);
 	pw_conn_emit(&nobody, &on, &ends, PW_EV_REFUSED, gone->gone_ns, 0, 0);
 }
 

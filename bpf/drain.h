@@ -123,10 +123,15 @@ static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *s
 	int rst = pw_will_reset(sk);
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 	struct pw_counters *c = pw_cpu_counters();
+	struct pw_tally *tally = pw_tally_of(&on->key);
 	struct pw_abandon_record *rec;
 
-	if (c && on->verdict != PW_IGNORED)
-		pw_add(c->abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
+	if (on->verdict != PW_IGNORED) {
+		if (c)
+			pw_add(c->tally.abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
+		if (tally)
+			pw_add(tally->abandoned[rst ? PW_RST : PW_FIN][busy ? 1 : 0], 1);
+	}
 	rec = pw_reserve(PW_EV_ABANDON, sizeof(*rec));
 	if (!rec)
 		return;
@@ -188,6 +193,19 @@ static __always_inline void pw_conn_ended(
 		pw_abandon_emit(conn, sk, task, &on, &ends, busy);
 }
 
+static __always_inline void pw_count_dropped(struct pw_verdict_on *on, __u64 n)
+{
+	struct pw_counters *c = pw_cpu_counters();
+	struct pw_tally *tally = pw_tally_of(&on->key);
+
+	if (on->verdict == PW_IGNORED)
+		return;
+	if (c)
+		pw_add(c->tally.backlog_dropped, n);
+	if (tally)
+		pw_add(tally->backlog_dropped, n);
+}
+
 static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *e)
 {
 	struct pw_tuple t;
@@ -206,7 +224,6 @@ static __always_inline void pw_endpoint_of(struct sock *sk, struct pw_endpoint *
 static __always_inline void pw_listener_released(
 	struct pw_conn *conn, struct sock *sk, struct task_struct *task)
 {
-	struct pw_counters *c = pw_cpu_counters();
 	struct pw_control *ctl = pw_shared();
 	struct pw_endpoint endpoint;
 	struct pw_gone gone = {};
@@ -226,8 +243,8 @@ static __always_inline void pw_listener_released(
 		bpf_map_update_elem(&pw_gone, &endpoint, &gone, BPF_ANY);
 	}
 	queued = BPF_CORE_READ(sk, sk_ack_backlog);
-	if (ctl && ctl->queue_is_loss && c && gone.on.verdict != PW_IGNORED)
-		pw_add(c->backlog_dropped, queued);
+	if (ctl && ctl->queue_is_loss && queued)
+		pw_count_dropped(&gone.on, queued);
 	pw_identify_holder(task, &process);
 	pw_read_tuple(sk, 1, &ends.tuple);
 	pw_conn_emit(&process, &gone.on, &ends, PW_EV_UNLISTEN, 0,

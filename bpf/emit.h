@@ -25,15 +25,45 @@ static __always_inline struct pw_control *pw_shared(void)
 	return bpf_map_lookup_elem(&pw_control, &zero);
 }
 
+static const struct pw_tally pw_no_tally;
+
+static __always_inline struct pw_tally *pw_tally_of(struct pw_subject_key *key)
+{
+	struct pw_tally *t = bpf_map_lookup_elem(&pw_tallies, key);
+
+	if (t)
+		return t;
+	bpf_map_update_elem(&pw_tallies, key, &pw_no_tally, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&pw_tallies, key);
+}
+
+static __always_inline void pw_add_connection(
+	struct pw_tally *t, __u32 direction, __u32 phase, __u32 verdict)
+{
+	/* else clang checks a copy, whose bounds a verifier before 6.7 does not connect with these */
+	barrier_var(phase);
+	barrier_var(verdict);
+	if (t && direction < PW_DIRECTIONS && phase < PW_PHASES && verdict < PW_VERDICTS)
+		pw_add(t->connections[direction][phase][verdict], 1);
+}
+
+/* Of everybody. */
 static __always_inline void pw_count_connection(__u32 direction, __u32 phase, __u32 verdict)
 {
 	struct pw_counters *c = pw_cpu_counters();
 
-	/* else clang checks a copy, whose bounds a verifier before 6.7 does not connect with these */
-	barrier_var(phase);
-	barrier_var(verdict);
-	if (c && direction < PW_DIRECTIONS && phase < PW_PHASES && verdict < PW_VERDICTS)
-		pw_add(c->connections[direction][phase][verdict], 1);
+	if (c)
+		pw_add_connection(&c->tally, direction, phase, verdict);
+}
+
+static __always_inline void pw_add_duration(struct pw_durations *d, __u64 ns)
+{
+	__u32 i = 0;
+
+	while (i < PW_BUCKETS - 1 && ns > pw_bounds_ns[i])
+		i++;
+	pw_add(d->buckets[i], 1);
+	pw_add(d->sum_ns, ns);
 }
 
 static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
@@ -42,20 +72,26 @@ static __always_inline void pw_note_misrouted(struct pw_stats *stats, __u64 at)
 		stats->last_misrouted_ns = at;
 }
 
+static __always_inline void pw_add_request(struct pw_tally *t, __u32 phase, __u32 verdict)
+{
+	barrier_var(phase);
+	barrier_var(verdict);
+	if (t && phase < PW_PHASES && verdict < PW_VERDICTS)
+		pw_add(t->requests[phase][verdict], 1);
+}
+
 static __always_inline void pw_count_request(
 	struct pw_stats *stats, struct pw_verdict_on *on, __u64 at)
 {
 	struct pw_counters *c = pw_cpu_counters();
-	__u32 phase = on->phase, verdict = on->verdict;
 
-	barrier_var(phase);
-	barrier_var(verdict);
-	if (c && phase < PW_PHASES && verdict < PW_VERDICTS)
-		pw_add(c->requests[phase][verdict], 1);
+	if (c)
+		pw_add_request(&c->tally, on->phase, on->verdict);
 	if (!stats)
 		return;
+	pw_add_request(pw_tally_of(&on->key), on->phase, on->verdict);
 	pw_add(stats->requests, 1);
-	if (verdict == PW_MISROUTED) {
+	if (on->verdict == PW_MISROUTED) {
 		pw_add(stats->requests_misrouted, 1);
 		pw_note_misrouted(stats, at);
 	}

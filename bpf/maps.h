@@ -96,6 +96,15 @@ struct pw_stats_map {
 };
 extern struct pw_stats_map pw_stats SEC(".maps");
 
+struct pw_tallies_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct pw_subject_key);
+	__type(value, struct pw_tally);
+};
+extern struct pw_tallies_map pw_tallies SEC(".maps");
+
 struct pw_conns_map {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
@@ -164,6 +173,15 @@ struct pw_control_map {
 	__type(value, struct pw_control);
 };
 extern struct pw_control_map pw_control SEC(".maps");
+
+struct pw_workloads_map {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 + PW_WORKLOADS);
+	__type(key, __u32);
+	__type(value, struct pw_workload);
+};
+extern struct pw_workloads_map pw_workloads SEC(".maps");
 
 struct pw_events_map {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -20,6 +20,7 @@
 #include "holders.h"
 #include "metrics.h"
 #include "names.h"
+#include "openmetrics.h"
 #include "opts.h"
 #include "proc.h"
 #include "unix_socket.h"
@@ -59,7 +60,6 @@ struct api {
 	struct bufferevent *accepted[ACCEPTS]; /* and not screened yet */
 	size_t n_accepted;
 	struct event *screen, *rest;
-	uint64_t turned_away;
 	struct waiting *waiting;
 };
 
@@ -176,7 +176,7 @@ static bool may_wait(struct api *api, struct evhttp_request *req, struct evbuffe
 	if (api->waiting->bytes + evbuffer_get_length(body) <= WAITING_MAX &&
 		count_waiting(api->waiting, body))
 		return true;
-	api->turned_away++;
+	api->c.metrics->turned_away++;
 	reply_error(req, 503, "too much waits to be read by others; try again later");
 	return false;
 }
@@ -636,14 +636,18 @@ static void get_reports(struct api *api, struct evhttp_request *req, const struc
 static void get_metrics(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
 {
 	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
-	const struct metrics_of of = {
-		api->c.kernel, api->c.subjects, api->c.declare, api->c.notified,
-		api->turned_away };
+	struct openmetrics text = { .out = body,
+		.classic = openmetrics_wants_classic(evhttp_find_header(
+			evhttp_request_get_input_headers(req), "Accept")) };
+	const struct metric_sink sink = openmetrics_sink(&text);
 
-	if (!body || metrics_write(body, &of) < 0)
+	if (!body || metrics_collect(api->c.metrics, &sink) < 0) {
 		evhttp_send_reply(req, 500, NULL, NULL);
-	else
-		reply(req, 200, METRICS_CONTENT_TYPE, body);
+		return;
+	}
+	openmetrics_end(&text);
+	if (may_wait(api, req, body))
+		reply(req, 200, text.classic ? CLASSIC_CONTENT_TYPE : OPENMETRICS_CONTENT_TYPE, body);
 }
 
 static void get_healthz(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
@@ -778,7 +782,7 @@ static void screen_one(struct api *api, struct bufferevent *b)
 	err = holders_add(api->holders, peer.sock, peer.uid);
 	if (!err)
 		return;
-	api->turned_away++;
+	api->c.metrics->turned_away++;
 	turn_away(b, err);
 }
 

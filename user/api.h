@@ -10,6 +10,7 @@
 #include <event2/event.h>
 
 #include "kernel.h"
+#include "metrics.h"
 #include "stream.h"
 #include "subjects.h"
 
@@ -22,7 +23,7 @@ struct api_context {
 	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
-	const uint64_t *notified; /* for metrics.h */
+	struct metrics_of *metrics;
 	const char *node;
 	/* Brings the stream up to date with the kernel half before an answer is made. */
 	void (*catch_up)(void *arg);

@@ -26,6 +26,7 @@
 #include "stream.h"
 #include "subjects.h"
 #include "util.h"
+#include "workloads.h"
 
 /*
  * The kernel half wakes the daemon once; from then on it looks by itself, every POLL_MS, until a
@@ -53,6 +54,7 @@ struct run_options {
 	const char *pod_logs;
 	uint64_t grace_ns;
 	uint32_t flaps;
+	uint32_t workloads;
 	bool listeners_are_subjects;
 	struct ignore_options ignore;
 	struct audit_options audit;
@@ -94,6 +96,9 @@ static const struct opt run_table[] = {
 	OPT_U32(struct run_options, flaps, .name = "flaps", .metavar = "N", .min = 1,
 		.max = SUBJECT_FLAPS_MAX, .fallback = "2",
 		.help = "a subject that begins its life cycle anew more often within an hour is flapping"),
+	OPT_U32(struct run_options, workloads, .name = "max-workloads", .metavar = "N", .min = 1,
+		.max = PW_WORKLOADS, .fallback = "256",
+		.help = "names that have numbers of their own in the metrics; further ones are \"other\""),
 	OPT_LIST(struct run_options, ignore.peers, STRING, .name = "ignore-peer",
 		.metavar = "CIDR", .min = 1, .max = 63,
 		.help = "whose connections are no user's, such as a prober's"),
@@ -141,6 +146,8 @@ struct daemon {
 	struct declare *declare;
 	struct drains *drains;
 	struct stream *stream;
+	struct workloads *workloads;
+	struct metrics_of metrics;
 	struct notify *notify;
 	uint64_t notified[NOTIFY_RESULTS];
 	struct api *api;
@@ -170,6 +177,7 @@ static void publish(struct daemon *d, struct event *e, const char *subject)
 		names.client_cgroup = proc_names_cgroup(d->names, client->cgroup_id);
 	}
 	e->seq = d->kernel->control->seq++;
+	workloads_event(d->workloads, e, &names);
 	if (stream_publish(d->stream, e, &names) < 0)
 		log_error("out of memory: event %llu is not shown", (unsigned long long)e->seq);
 }
@@ -301,6 +309,7 @@ static void publish_report(struct daemon *d, const struct report *r)
 		.source = began->source, .json = j.text, .len = j.len,
 		.phase = r->shutdown.time_ns ? PW_SHUTDOWN : PW_DRAIN };
 	publish(d, &e, r->name[0] ? r->name : NULL);
+	workloads_drained(d->workloads, r, e.seq);
 	stream_flush(d->stream);
 }
 
@@ -319,6 +328,7 @@ static void on_phase(const struct subject *s, const struct event_phase *p, void 
 
 	e.phase.realtime_offset_ns = d->realtime_offset_ns;
 	declare_moved(d->declare, s, p);
+	workloads_phase(d->workloads, s, p);
 	publish(d, &e, s->name);
 	if (s->now.phase >= PW_DRAIN)
 		subjects_look(d->subjects);
@@ -346,8 +356,16 @@ static void on_violation(const struct subject *s, const struct event_violation *
 	struct event e = { .type = PW_EV_VIOLATION, .time_ns = clock_boot_ns(), .violation = *v };
 	struct daemon *d = arg;
 
+	workloads_violation(d->workloads, s, v->kind);
 	publish(d, &e, s->name);
 	stream_flush(d->stream);
+}
+
+static void on_left(const struct subject *s, void *arg)
+{
+	struct daemon *d = arg;
+
+	workloads_left(d->workloads, s);
 }
 
 static void follow_drain(const struct subject *s, void *arg)
@@ -554,6 +572,7 @@ static void daemon_stop(struct daemon *d)
 	audit_free(d->audit);
 	subjects_free(d->subjects);
 	drains_free(d->drains);
+	workloads_free(d->workloads);
 	stream_free(d->stream);
 	proc_names_free(d->names);
 	if (d->base)
@@ -579,7 +598,8 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	char *why, size_t len)
 {
 	const struct subjects_listener listener = {
-		.phase = on_phase, .end = on_end, .violation = on_violation, .arg = d };
+		.phase = on_phase, .end = on_end, .violation = on_violation, .left = on_left,
+		.arg = d };
 	struct declare_options declare_options = o->declare;
 	struct api_context context;
 	int err;
@@ -602,6 +622,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	d->base = make_base();
 	if (!d->base || proc_names_new(&d->names) < 0 || stream_new(&d->stream) < 0 ||
 		drains_new(&d->drains) < 0 ||
+		workloads_new(&d->workloads, d->kernel, o->workloads) < 0 ||
 		subjects_new(&d->subjects, d->kernel, d->names, o->flaps, o->pod_logs,
 			&listener) < 0 ||
 		declare_new(&d->declare, d->subjects, &declare_options) < 0 ||
@@ -617,8 +638,10 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 		snprintf(why, len, "cannot look for processes that listen: %s", strerror(-err));
 		return err;
 	}
+	d->metrics = (struct metrics_of){ d->kernel, d->subjects, d->workloads, d->declare, d->stream,
+		*o->notify_socket ? d->notified : NULL };
 	context = (struct api_context){ d->base, d->kernel, d->subjects, d->declare, d->drains,
-		d->stream, *o->notify_socket ? d->notified : NULL, d->node, catch_up, d };
+		d->stream, &d->metrics, d->node, catch_up, d };
 	err = api_new(&d->api, &context, o->socket, o->listen, why, len);
 	if (!err && *o->notify_socket)
 		err = notify_new(&d->notify,

@@ -128,6 +128,8 @@ struct kernel_private {
 	struct bpf_link *links[ARRAY_SIZE(specs)];
 	int progs[ARRAY_SIZE(specs)]; /* of on-demand programs and iterators */
 	int armed[ARRAY_SIZE(specs)]; /* link file descriptors, -1: not attached */
+	int measured[ARRAY_SIZE(specs)]; /* programs of links */
+	const void *ring; /* its positions */
 	char *pin_dir;
 	int lock;
 	bool made_dir;
@@ -325,6 +327,8 @@ static int load(struct kernel *k, char *why, size_t len)
 	k->phases = bpf_map__fd(p->skel->maps.pw_phases);
 	k->members = bpf_map__fd(p->skel->maps.pw_members);
 	k->stats = bpf_map__fd(p->skel->maps.pw_stats);
+	k->tallies = bpf_map__fd(p->skel->maps.pw_tallies);
+	k->workloads_fd = bpf_map__fd(p->skel->maps.pw_workloads);
 	k->conns = bpf_map__fd(p->skel->maps.pw_conns);
 	k->counters = bpf_map__fd(p->skel->maps.pw_counters);
 	k->events = bpf_map__fd(p->skel->maps.pw_events);
@@ -341,6 +345,80 @@ static int map_control(struct kernel *k, int fd)
 	return 0;
 }
 
+#define WORKLOADS_SIZE ((1 + PW_WORKLOADS) * sizeof(struct pw_workload))
+_Static_assert(sizeof(struct pw_workload) % 8 == 0, "elements of an array begin at multiples of 8");
+
+static int map_workloads(struct kernel *k)
+{
+	void *pages = mmap(NULL, WORKLOADS_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		k->workloads_fd, 0);
+
+	if (pages == MAP_FAILED)
+		return -errno;
+	k->workloads = pages;
+	return 0;
+}
+
+static size_t page_size(void)
+{
+	return sysconf(_SC_PAGESIZE);
+}
+
+/* ---- what it costs ---- */
+
+/* While it may still ask for programs by their ids. What cannot be had is not shown. */
+static void measure(struct kernel *k)
+{
+	struct kernel_private *p = k->private;
+	void *ring = mmap(NULL, 2 * page_size(), PROT_READ, MAP_SHARED, k->events, 0);
+
+	p->ring = ring == MAP_FAILED ? NULL : ring;
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		struct bpf_link_info link = { 0 };
+		__u32 len = sizeof(link);
+
+		if (p->links[i] &&
+			bpf_obj_get_info_by_fd(bpf_link__fd(p->links[i]), &link, &len) == 0)
+			p->measured[i] = bpf_prog_get_fd_by_id(link.prog_id);
+	}
+}
+
+size_t kernel_costs(const struct kernel *k, struct kernel_cost ret[KERNEL_HOOKS_MAX])
+{
+	const struct kernel_private *p = k->private;
+	size_t n = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		struct bpf_prog_info info = { 0 };
+		__u32 len = sizeof(info);
+		int fd = p->links[i] ? p->measured[i] : p->progs[i];
+
+		if (!k->hooks[i].error && fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &len) == 0)
+			ret[n++] = (struct kernel_cost){ specs[i].program, info.run_time_ns,
+				info.run_cnt, info.recursion_misses };
+	}
+	return n;
+}
+
+/* The consumer's position is on the ring's first page, the producer's on the second. */
+uint64_t kernel_ring_used(const struct kernel *k)
+{
+	const char *ring = k->private->ring;
+
+	if (!ring)
+		return 0;
+	return __atomic_load_n((uint64_t *)(ring + page_size()), __ATOMIC_ACQUIRE) -
+	       __atomic_load_n((uint64_t *)ring, __ATOMIC_ACQUIRE);
+}
+
+uint32_t kernel_map_capacity(int fd)
+{
+	struct bpf_map_info info = { 0 };
+	__u32 len = sizeof(info);
+
+	return bpf_obj_get_info_by_fd(fd, &info, &len) == 0 ? info.max_entries : 0;
+}
+
 /* ---- pins ---- */
 
 static const struct {
@@ -350,6 +428,8 @@ static const struct {
 	{ "pw_phases", offsetof(struct kernel, phases) },
 	{ "pw_members", offsetof(struct kernel, members) },
 	{ "pw_stats", offsetof(struct kernel, stats) },
+	{ "pw_tallies", offsetof(struct kernel, tallies) },
+	{ "pw_workloads", offsetof(struct kernel, workloads_fd) },
 	{ "pw_conns", offsetof(struct kernel, conns) },
 	{ "pw_counters", offsetof(struct kernel, counters) },
 	{ "pw_events", offsetof(struct kernel, events) },
@@ -479,6 +559,8 @@ static void drop_handles(struct kernel *k)
 		p->progs[i] = -1;
 		closep(&p->armed[i]);
 		p->armed[i] = -1;
+		closep(&p->measured[i]);
+		p->measured[i] = -1;
 		k->hooks[i].error = 0;
 		k->hooks[i].superseded = false;
 	}
@@ -490,6 +572,12 @@ static void drop_handles(struct kernel *k)
 	if (k->control)
 		munmap(k->control, sizeof(*k->control));
 	k->control = NULL;
+	if (k->workloads)
+		munmap(k->workloads, WORKLOADS_SIZE);
+	k->workloads = NULL;
+	if (p->ring)
+		munmap((void *)p->ring, 2 * page_size());
+	p->ring = NULL;
 	pw_bpf__destroy(p->skel);
 	p->skel = NULL;
 }
@@ -581,10 +669,11 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 	}
 	k->private = p;
 	p->lock = -1;
-	k->phases = k->members = k->stats = k->conns = k->counters = k->events = -1;
+	for (size_t i = 0; i < ARRAY_SIZE(pinned_maps); i++)
+		*map_fd(k, i) = -1;
 	k->n_hooks = ARRAY_SIZE(specs);
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
-		p->progs[i] = p->armed[i] = -1;
+		p->progs[i] = p->armed[i] = p->measured[i] = -1;
 		k->hooks[i] = (struct hook){ specs[i].program, specs[i].attaches_to, specs[i].kind,
 			specs[i].serves, specs[i].without, 0, false };
 	}
@@ -610,6 +699,10 @@ int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 		k->control->abi = PW_ABI;
 		k->control->object_id = object_id();
 	}
+	err = map_workloads(k);
+	if (err)
+		return fail_with(why, len, err, "cannot map pw_workloads: %s", strerror(-err));
+	measure(k);
 	k->control->daemon = getpid();
 	k->control->queue_is_loss = k->hooks[spec_index("pw_reset")].error != 0;
 	*ret = TAKE_PTR(k);

@@ -42,10 +42,13 @@ struct kernel {
 	int phases; /* map file descriptors */
 	int members;
 	int stats;
+	int tallies;
 	int conns;
 	int counters;
 	int events;
+	int workloads_fd;
 	struct pw_control *control; /* shared with the programs */
+	struct pw_workload *workloads; /* 1 + PW_WORKLOADS, shared with the next daemon */
 	unsigned int cpus;	    /* values in a per-CPU element */
 	bool took_over;
 	bool replaced; /* pins of another build were there */
@@ -89,6 +92,21 @@ int kernel_snapshot(struct kernel *k, enum pw_snapshot_pass pass, const struct p
 int kernel_look(struct kernel *k);
 /* Attaches or detaches the HOOK_ON_DEMAND programs; the first time looks at who is connected. */
 int kernel_arm(struct kernel *k, bool on);
+
+/* What a program costs. `run_ns` and `runs` are counted while kernel.bpf_stats_enabled is set. */
+struct kernel_cost {
+	const char *program;
+	uint64_t run_ns;
+	uint64_t runs;
+	uint64_t recursion_misses;
+};
+
+/* Of the programs that are on; how many. */
+size_t kernel_costs(const struct kernel *k, struct kernel_cost ret[KERNEL_HOOKS_MAX]);
+/* Bytes of records that wait in the ring buffer, of so many. */
+uint64_t kernel_ring_used(const struct kernel *k);
+/* How many entries a map may have, or bytes the ring; 0: not known. */
+uint32_t kernel_map_capacity(int fd);
 
 /* The counters' sum over all CPUs. */
 int kernel_read_counters(const struct kernel *k, struct pw_counters *ret);

@@ -1,24 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The counters as OpenMetrics text. */
+/* All numbers of the daemon and the kernel half, by workload where they have one. */
 #ifndef PW_METRICS_H
 #define PW_METRICS_H
 
-#include <event2/buffer.h>
-
 #include "declare.h"
 #include "kernel.h"
+#include "sink.h"
+#include "stream.h"
 #include "subjects.h"
-
-#define METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
+#include "workloads.h"
 
 struct metrics_of {
 	const struct kernel *kernel;
 	const struct subjects *subjects;
+	struct workloads *workloads;
 	const struct declare *declare;
+	const struct stream *stream;
 	const uint64_t *notified; /* messages by enum notify_result, or NULL */
 	uint64_t turned_away;	  /* connections to the API */
+	/* what no workload had so far, for this module's own use: zero at first */
+	struct pw_tally rest;
 };
 
-int metrics_write(struct evbuffer *out, const struct metrics_of *of);
+/* -ENOMEM, or what the kernel said; then nothing has been handed on. */
+int metrics_collect(struct metrics_of *of, const struct metric_sink *sink);
 
 #endif /* PW_METRICS_H */

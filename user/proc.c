@@ -46,6 +46,25 @@ static int read_file(const char *path, char *buf, size_t size)
 	return 0;
 }
 
+int proc_usage(uint64_t *resident, uint64_t *fds)
+{
+	_cleanup_(closedirp) DIR *dir = opendir("/proc/self/fd");
+	unsigned long long pages;
+	char buf[128];
+	int err = read_file("/proc/self/statm", buf, sizeof(buf));
+
+	if (err || !dir)
+		return err ? err : -errno;
+	if (sscanf(buf, "%*u %llu", &pages) != 1)
+		return -EPROTO;
+	*resident = pages * sysconf(_SC_PAGESIZE);
+	*fds = 0;
+	for (struct dirent *e; (e = readdir(dir));)
+		*fds += e->d_name[0] != '.';
+	--*fds; /* the directory's own */
+	return 0;
+}
+
 int proc_read(pid_t pid, struct proc_stat *ret)
 {
 	struct proc_stat s = { 0 };

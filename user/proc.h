@@ -41,6 +41,9 @@ static inline int compare_pids(const void *a, const void *b)
 /* True if `pid` is `ancestor` or descends from it. */
 bool proc_descends(pid_t pid, pid_t ancestor);
 
+/* Of this process: bytes of memory, and open file descriptors. */
+int proc_usage(uint64_t *resident, uint64_t *fds);
+
 /*
  * Names of processes' programs and cgroups, remembered, because events tell of processes that are
  * gone when they are read. A bounded cache: what was pushed out is read again, or absent.

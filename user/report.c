@@ -71,6 +71,11 @@ static uint64_t last_misrouted(const struct report *r)
 									      r->last_misrouted_ns;
 }
 
+uint64_t report_settle_ns(const struct report *r)
+{
+	return last_misrouted(r) ? since(r, last_misrouted(r)) : 0;
+}
+
 static uint64_t not_negative(int64_t n)
 {
 	return n > 0 ? n : 0;

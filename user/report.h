@@ -108,6 +108,9 @@ static inline const struct report_declared *report_began(const struct report *r)
 	return r->drain.time_ns ? &r->drain : &r->shutdown;
 }
 
+/* How long after its declaration something still arrived; 0: nothing did. */
+uint64_t report_settle_ns(const struct report *r);
+
 /* A client of this node, as a key of `clients`. */
 struct report_client {
 	char comm[PW_COMM_LEN];

@@ -40,6 +40,7 @@ struct stream {
 	struct json_out line;
 	struct event_names names; /* node and clock of the last event, for `lost` events */
 	uint64_t last_time_ns;
+	uint64_t missed[PW_EV_TYPES]; /* by all of them */
 	LIST_HEAD(, follower) followers;
 	size_t n_followers;
 };
@@ -159,9 +160,10 @@ int stream_publish(struct stream *s, const struct event *e, const struct event_n
 	return 0;
 }
 
-static void miss(struct follower *f)
+static void miss(struct stream *s, struct follower *f)
 {
 	for (size_t t = 0; t < PW_EV_TYPES; t++) {
+		s->missed[t] += f->queued[t];
 		f->missed.by_type[t] += f->queued[t];
 		f->missed.count += f->queued[t];
 	}
@@ -189,7 +191,7 @@ void stream_flush(struct stream *s)
 		max = STREAM_BACKLOGS / s->n_followers;
 	LIST_FOREACH (f, &s->followers, entry) {
 		if (f->backlog(f->arg) > max) {
-			miss(f);
+			miss(s, f);
 		} else if (evbuffer_get_length(f->queue) || f->missed.count) {
 			if (f->missed.count)
 				tell_missed(s, f);
@@ -197,6 +199,11 @@ void stream_flush(struct stream *s)
 		}
 		memset(f->queued, 0, sizeof(f->queued));
 	}
+}
+
+const uint64_t *stream_missed(const struct stream *s)
+{
+	return s->missed;
 }
 
 void stream_recent(

@@ -40,6 +40,9 @@ int stream_publish(struct stream *s, const struct event *e, const struct event_n
 /* Hands what is queued to the followers: once for each batch of events. */
 void stream_flush(struct stream *s);
 
+/* Events that followers missed so far, by type. */
+const uint64_t *stream_missed(const struct stream *s);
+
 /* Appends the last `n` recent events that pass, oldest first. */
 void stream_recent(const struct stream *s, const struct stream_filter *f, size_t n,
 	struct evbuffer *out);

@@ -95,6 +95,7 @@ static void drop(struct subjects *s, struct subject *subject)
 
 static void forget(struct subjects *s, struct subject *subject)
 {
+	s->listener.left(subject, s->listener.arg);
 	bpf_map_delete_elem(s->k->stats, &subject->key);
 	drop(s, subject);
 }
@@ -178,6 +179,11 @@ void subjects_look(const struct subjects *s)
 
 	if (err < 0 && err != -ENOENT)
 		log_warning("cannot count connections in flight: %s", strerror(-err));
+}
+
+int subjects_tally(const struct subjects *s, const struct subject *subject, struct pw_tally *ret)
+{
+	return bpf_map_lookup_elem(s->k->tallies, &subject->key, ret) < 0 ? -errno : 0;
 }
 
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret)
@@ -544,7 +550,6 @@ static void violate(struct subjects *s, const struct subject *subject, enum pw_v
 
 	if (by_pid && proc_read(by_pid, &by) == 0)
 		v.by_comm = by.comm;
-	s->k->control->counters.violations[kind]++;
 	s->listener.violation(subject, &v, s->listener.arg);
 }
 
@@ -557,7 +562,6 @@ static void count_flap(struct subjects *s, struct subject *subject)
 	char detail[128];
 
 	*oldest = now;
-	s->k->control->counters.flaps++;
 	if (!too_many)
 		return;
 	snprintf(detail, sizeof(detail), "began its life cycle anew %zu times within an hour",
@@ -575,7 +579,6 @@ static void tell(struct subjects *s, struct subject *subject, uint32_t from, boo
 	if (!by_comm && p.now.by_pid && proc_read(p.now.by_pid, &by) == 0)
 		p.by_comm = by.comm;
 	subject->untold = false;
-	s->k->control->counters.phase_changes[from][p.now.phase][p.now.source]++;
 	s->listener.phase(subject, &p, s->listener.arg);
 	if (p.now.phase < from)
 		count_flap(s, subject);
@@ -630,6 +633,7 @@ static int found_headless(struct subjects *s, const struct pw_subject_key *key,
 	} else {
 		bpf_map_delete_elem(s->k->phases, key);
 		bpf_map_delete_elem(s->k->stats, key);
+		bpf_map_delete_elem(s->k->tallies, key);
 	}
 	return 0;
 }
@@ -986,6 +990,7 @@ void subjects_executed(struct subjects *s, const struct pw_process *p)
 	if (!subject || !pw_same_start(subject->now.start_ns, p->start_ns))
 		return;
 	memcpy(stat.comm, p->comm, sizeof(stat.comm));
+	s->listener.left(subject, s->listener.arg);
 	choose_name(s, subject, &stat);
 }
 

@@ -42,6 +42,8 @@ struct subjects_listener {
 	/* nobody is left of it; or else it was taken out of the map */
 	void (*end)(const struct subject *s, bool nobody_left, void *arg);
 	void (*violation)(const struct subject *s, const struct event_violation *v, void *arg);
+	/* it is forgotten, or goes by another name from here on */
+	void (*left)(const struct subject *s, void *arg);
 	void *arg;
 };
 
@@ -116,6 +118,8 @@ const char *subjects_name(const struct subjects *s, const struct pw_subject_key 
 void subjects_look(const struct subjects *s);
 /* `members` of a cgroup is how many processes are in it now. `look` is 0 if nothing can be known. */
 int subjects_stats(const struct subjects *s, const struct subject *subject, struct pw_stats *ret);
+/* What came and went, in full; -ENOENT: nothing yet. */
+int subjects_tally(const struct subjects *s, const struct subject *subject, struct pw_tally *ret);
 /* As cgroup_pids(), by the cgroup's path. */
 int subjects_cgroup_pids(const struct subjects *s, const char *cgroup, pid_t **ret, size_t *n);
 /* The declared process that it descends from, while that one lives; 0: none, or it is declared. */

@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 
+from prometheus_client.openmetrics import parser as openmetrics
+
 REPO = Path(__file__).resolve().parents[2]
 BINARY = REPO / "build" / "phasewatch"
 SERVERS = Path(__file__).resolve().parent / "servers"
@@ -291,16 +293,11 @@ class Daemon:
 
 
 class Metrics:
-    LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
-    LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+    """As the OpenMetrics parser of Prometheus' own library reads them, which is strict."""
 
     def __init__(self, text):
-        assert text.endswith("# EOF\n"), "OpenMetrics ends with # EOF"
-        self.samples = []
-        for line in text.splitlines():
-            if not line.startswith("#"):
-                name, labels, value = self.LINE.fullmatch(line).groups()
-                self.samples.append((name, dict(self.LABEL.findall(labels or "")), float(value)))
+        self.families = list(openmetrics.text_string_to_metric_families(text))
+        self.samples = [(s.name, s.labels, s.value) for f in self.families for s in f.samples]
 
     def sum(self, name, **labels):
         """The sum of the samples that have these labels, among others."""

@@ -23,6 +23,8 @@ static inline void make_maps(struct kernel *k, struct pw_control *control)
 	k->phases =
 		hash_map("t_phases", sizeof(struct pw_subject_key), sizeof(struct pw_declaration));
 	k->stats = hash_map("t_stats", sizeof(struct pw_subject_key), sizeof(struct pw_stats));
+	k->tallies = hash_map("t_tallies", sizeof(struct pw_subject_key), sizeof(struct pw_tally));
+	k->workloads = calloc(1 + PW_WORKLOADS, sizeof(*k->workloads));
 	k->members = hash_map("t_members", sizeof(uint32_t), sizeof(struct pw_member));
 	k->control = control;
 	/* every hook is off: nothing is attached on demand */
@@ -35,6 +37,8 @@ static inline void free_maps(struct kernel *k)
 {
 	closep(&k->phases);
 	closep(&k->stats);
+	closep(&k->tallies);
+	free(k->workloads);
 	closep(&k->members);
 	free(k->private);
 }

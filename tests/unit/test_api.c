@@ -66,6 +66,8 @@ struct fixture {
 	struct declare *declare;
 	struct stream *stream;
 	struct api_context context;
+	struct workloads *workloads;
+	struct metrics_of metrics;
 	struct drains *drains;
 	struct api *api;
 	char dir[64], socket[96], listen[32];
@@ -81,6 +83,10 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 }
 
 static void on_violation(const struct subject *s, const struct event_violation *v, void *arg)
+{
+}
+
+static void on_left(const struct subject *s, void *arg)
 {
 }
 
@@ -170,11 +176,13 @@ static int set_up(void **state)
 	assert_int_equal(stream_new(&f->stream), 0);
 	assert_int_equal(drains_new(&f->drains), 0);
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
-				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, on_left, f }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects, &declare_options), 0);
+	assert_int_equal(workloads_new(&f->workloads, &f->k, 3), 0);
+	f->metrics = (struct metrics_of){ &f->k, f->subjects, f->workloads, f->declare, f->stream };
 	f->context = (struct api_context){ f->base, &f->k, f->subjects, f->declare, f->drains,
-		f->stream, NULL, "n1", catch_up, f };
+		f->stream, &f->metrics, "n1", catch_up, f };
 	add_subject(f);
 
 	strcpy(f->dir, "/tmp/phasewatch-test-XXXXXX");
@@ -197,6 +205,7 @@ static int tear_down(void **state)
 	declare_free(f->declare);
 	subjects_free(f->subjects);
 	drains_free(f->drains);
+	workloads_free(f->workloads);
 	stream_free(f->stream);
 	proc_names_free(f->names);
 	event_base_free(f->base);

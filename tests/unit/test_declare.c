@@ -193,6 +193,10 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 {
 }
 
+static void on_left(const struct subject *s, void *arg)
+{
+}
+
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
 	struct fixture *f = arg;
@@ -219,7 +223,7 @@ static int set_up(void **state)
 	o.audit = f->audit;
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
-				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, on_left, f }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects, &o), 0);
 	f->err = -1;

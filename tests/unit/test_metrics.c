@@ -9,6 +9,7 @@
 
 #include "declare.h"
 #include "metrics.h"
+#include "openmetrics.h"
 #include "names.h"
 #include "maps.h"
 #include "util.h"
@@ -27,8 +28,10 @@ struct fixture {
 	struct proc_names *names;
 	struct subjects *s;
 	struct declare *declare;
+	struct stream *stream;
+	struct workloads *workloads;
 	struct pw_counters *each; /* by CPU */
-	const uint64_t *notified;
+	struct metrics_of of;
 	pid_t pids[4];
 	size_t n_pids;
 };
@@ -38,6 +41,10 @@ static void on_end(const struct subject *s, bool nobody_left, void *arg)
 }
 
 static void on_violation(const struct subject *s, const struct event_violation *v, void *arg)
+{
+}
+
+static void on_left(const struct subject *s, void *arg)
 {
 }
 
@@ -56,11 +63,15 @@ static int set_up(void **state)
 	f->each = calloc(f->k.cpus, sizeof(*f->each));
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(subjects_new(&f->s, &f->k, f->names, 2, PW_POD_LOGS,
-				 &(struct subjects_listener){ on_phase, on_end, on_violation, NULL }),
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, on_left, NULL }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->s,
 				 &(struct declare_options){ NULL, NO_GID, 20, 1024 }),
 		0);
+	assert_int_equal(stream_new(&f->stream), 0);
+	assert_int_equal(workloads_new(&f->workloads, &f->k, 2), 0);
+	f->of = (struct metrics_of){ &f->k, f->s, f->workloads, f->declare, f->stream,
+		.turned_away = 7 };
 	*state = f;
 	return 0;
 }
@@ -74,6 +85,8 @@ static int tear_down(void **state)
 		waitpid(f->pids[i], NULL, 0);
 	}
 	declare_free(f->declare);
+	workloads_free(f->workloads);
+	stream_free(f->stream);
 	subjects_free(f->s);
 	proc_names_free(f->names);
 	closep(&f->k.counters);
@@ -120,18 +133,26 @@ static void add_subject(struct fixture *f, uint32_t phase, int64_t inflight)
 	assert_int_equal(subjects_reconcile(f->s), 0);
 }
 
-static char *metrics(struct fixture *f)
+static char *in_format(struct fixture *f, bool classic)
 {
-	struct evbuffer *out = evbuffer_new();
+	struct openmetrics o = { .out = evbuffer_new(), .classic = classic };
+	const struct metric_sink sink = openmetrics_sink(&o);
+	struct evbuffer *out = o.out;
 	uint32_t zero = 0;
 	char *text;
 
 	assert_int_equal(bpf_map_update_elem(f->k.counters, &zero, f->each, BPF_ANY), 0);
-	assert_int_equal(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified, 7 }), 0);
+	assert_int_equal(metrics_collect(&f->of, &sink), 0);
+	openmetrics_end(&o);
 	text = calloc(1, evbuffer_get_length(out) + 1);
 	evbuffer_remove(out, text, evbuffer_get_length(out));
 	evbuffer_free(out);
 	return text;
+}
+
+static char *metrics(struct fixture *f)
+{
+	return in_format(f, false);
 }
 
 static void assert_line(const char *text, const char *line)
@@ -155,8 +176,6 @@ static void test_nothing_yet(void **state)
 	/* a process that starts may connect out */
 	assert_null(strstr(text, "phasewatch_misrouted_total{type=\"connect\",phase=\"INIT\"}"));
 	assert_null(strstr(text, "phasewatch_misrouted_total{type=\"accept\",phase=\"ACTIVE\"}"));
-	assert_line(text, "phasewatch_subjects{phase=\"DRAIN\"} 0");
-	assert_line(text, "phasewatch_inflight_connections 0");
 	assert_line(text, "phasewatch_events_lost_total{type=\"fork\",stage=\"map\"} 0");
 	free(text);
 }
@@ -169,13 +188,13 @@ static void test_sums_over_the_cpus(void **state)
 	for (unsigned int cpu = 0; cpu < f->k.cpus; cpu++) {
 		struct pw_counters *c = &f->each[cpu];
 
-		c->connections[PW_DIR_ACCEPT][PW_DRAIN][PW_MISROUTED] = 23;
-		c->connections[PW_DIR_ACCEPT][PW_DRAIN][PW_GRACE] = cpu;
+		c->tally.connections[PW_DIR_ACCEPT][PW_DRAIN][PW_MISROUTED] = 23;
+		c->tally.connections[PW_DIR_ACCEPT][PW_DRAIN][PW_GRACE] = cpu;
 		c->emitted[PW_EV_EXIT] = 37;
 		c->lost_ring[PW_EV_CONNECT] = 5;
 		c->lost_map[PW_EV_FORK] = 7;
 	}
-	f->each[0].connections[PW_DIR_CONNECT][PW_SHUTDOWN][PW_OK] = UINT64_MAX;
+	f->each[0].tally.connections[PW_DIR_CONNECT][PW_SHUTDOWN][PW_OK] = 1ULL << 53;
 	text = metrics(f);
 	snprintf(line, sizeof(line),
 		"phasewatch_connections_total{direction=\"accept\",phase=\"DRAIN\",verdict="
@@ -186,7 +205,7 @@ static void test_sums_over_the_cpus(void **state)
 		"phasewatch_misrouted_total{type=\"accept\",phase=\"DRAIN\"} %u", 23 * f->k.cpus);
 	assert_line(text, line);
 	assert_line(text, "phasewatch_connections_total{direction=\"connect\",phase=\"SHUTDOWN\","
-			  "verdict=\"ok\"} 18446744073709551615");
+			  "verdict=\"ok\"} 9007199254740992");
 	snprintf(line, sizeof(line), "phasewatch_events_total{type=\"exit\"} %u", 37 * f->k.cpus);
 	assert_line(text, line);
 	snprintf(line, sizeof(line),
@@ -207,11 +226,11 @@ static void test_subjects(void **state)
 	add_subject(f, PW_DRAIN, 4);
 	add_subject(f, PW_ACTIVE, 101);
 	text = metrics(f);
-	assert_line(text, "phasewatch_subjects{phase=\"INIT\"} 0");
-	assert_line(text, "phasewatch_subjects{phase=\"ACTIVE\"} 1");
-	assert_line(text, "phasewatch_subjects{phase=\"DRAIN\"} 2");
-	assert_line(text, "phasewatch_subjects{phase=\"SHUTDOWN\"} 0");
-	assert_line(text, "phasewatch_inflight_connections 108");
+	assert_line(text, "phasewatch_subjects{workload=\"test_metrics\",phase=\"INIT\"} 0");
+	assert_line(text, "phasewatch_subjects{workload=\"test_metrics\",phase=\"ACTIVE\"} 1");
+	assert_line(text, "phasewatch_subjects{workload=\"test_metrics\",phase=\"DRAIN\"} 2");
+	assert_line(text, "phasewatch_subjects{workload=\"test_metrics\",phase=\"SHUTDOWN\"} 0");
+	assert_line(text, "phasewatch_inflight_connections{workload=\"test_metrics\"} 108");
 	free(text);
 }
 
@@ -225,7 +244,7 @@ static void test_format(void **state)
 	for (unsigned int d = 0; d < PW_DIRECTIONS; d++)
 		for (unsigned int p = 0; p < PW_PHASES; p++)
 			for (unsigned int v = 0; v < PW_VERDICTS; v++)
-				f->each[0].connections[d][p][v] = 1;
+				f->each[0].tally.connections[d][p][v] = 1;
 	text = metrics(f);
 	all = strdup(text);
 	assert_string_equal(text + strlen(text) - strlen("\n# EOF\n"), "\n# EOF\n");
@@ -243,14 +262,17 @@ static void test_format(void **state)
 			families++;
 			continue;
 		}
-		if (strncmp(line, "# HELP ", 7) == 0) {
+		if (strncmp(line, "# HELP ", 7) == 0 || strncmp(line, "# UNIT ", 7) == 0) {
 			assert_int_equal(strncmp(line + 7, family, strlen(family)), 0);
 			continue;
 		}
 		assert_int_equal(strncmp(line, family, strlen(family)), 0);
 		suffix = strcmp(type, "counter") == 0 ? "_total"
 			 : strcmp(type, "info") == 0  ? "_info"
-						      : "";
+			 : strcmp(type, "histogram")  ? ""
+			 : strstr(line, "_bucket{")   ? "_bucket"
+			 : strstr(line, "_sum")	      ? "_sum"
+						      : "_count";
 		assert_int_equal(strncmp(line + strlen(family), suffix, strlen(suffix)), 0);
 		assert_non_null(strchr("{ ", line[strlen(family) + strlen(suffix)]));
 		snprintf(series, sizeof(series), "\n%.*s ", (int)(strrchr(line, ' ') - line), line);
@@ -269,7 +291,7 @@ static void test_notified(void **state)
 
 	assert_null(strstr(text, "phasewatch_notify")); /* there is no socket for it */
 	free(text);
-	f->notified = counts;
+	f->of.notified = counts;
 	text = metrics(f);
 	assert_line(text, "# TYPE phasewatch_notify_messages counter");
 	assert_line(text, "phasewatch_notify_messages_total{result=\"accepted\"} 5");
@@ -301,13 +323,14 @@ static void test_declarations(void **state)
 static void test_no_counters(void **state)
 {
 	struct fixture *f = *state;
-	struct evbuffer *out = evbuffer_new();
+	struct openmetrics o = { .out = evbuffer_new() };
+	const struct metric_sink sink = openmetrics_sink(&o);
 
 	closep(&f->k.counters);
 	f->k.counters = -1;
-	assert_true(metrics_write(out, &(struct metrics_of){ &f->k, f->s, f->declare, f->notified, 7 }) < 0);
-	assert_int_equal(evbuffer_get_length(out), 0);
-	evbuffer_free(out);
+	assert_true(metrics_collect(&f->of, &sink) < 0);
+	assert_int_equal(evbuffer_get_length(o.out), 0);
+	evbuffer_free(o.out);
 }
 
 int main(void)

@@ -257,6 +257,10 @@ static bool hung_up(int fd)
 	return poll(&p, 1, 0) > 0 && p.revents & POLLHUP;
 }
 
+static void on_left(const struct subject *s, void *arg)
+{
+}
+
 static void on_phase(const struct subject *s, const struct event_phase *p, void *arg)
 {
 	struct fixture *f = arg;
@@ -300,7 +304,7 @@ static int set_up(void **state)
 	f->base = event_base_new();
 	assert_int_equal(proc_names_new(&f->names), 0);
 	assert_int_equal(subjects_new(&f->subjects, &f->k, f->names, 2, PW_POD_LOGS,
-				 &(struct subjects_listener){ on_phase, on_end, on_violation, f }),
+				 &(struct subjects_listener){ on_phase, on_end, on_violation, on_left, f }),
 		0);
 	assert_int_equal(declare_new(&f->declare, f->subjects,
 				 &(struct declare_options){ NULL, NO_GID, 1000, 1024 }),
