@@ -197,7 +197,7 @@ static __always_inline __u32 pw_result_of(int err)
 }
 
 /* Counted with its result, so that counters and events agree at any moment. */
-static __always_inline void pw_connected(struct bpf_sock *sk, int established)
+static __noinline int pw_connected(struct bpf_sock *sk, int established)
 {
 	struct pw_conn *conn = bpf_sk_storage_get(&pw_conns, sk, 0, 0);
 	struct pw_connect *pending;
@@ -208,14 +208,14 @@ static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 	__u32 result;
 
 	if (!conn)
-		return;
+		return 0;
 	c = established ? pw_cpu_counters() : 0;
 	if (c && conn->established_ns)
 		pw_add_duration(&c->connect, bpf_ktime_get_boot_ns() - conn->established_ns);
 	pending = bpf_sk_storage_get(&pw_connects, sk, 0, 0);
 	tp = pending ? bpf_skc_to_tcp_sock(sk) : 0;
 	if (!pending || !tp)
-		return;
+		return 0;
 	result = established ? PW_ESTABLISHED :
 			       pw_result_of(BPF_CORE_READ((struct sock *)tp, sk_err));
 	pw_read_tuple((struct sock *)tp, 0, &ends.tuple);
@@ -227,6 +227,7 @@ static __always_inline void pw_connected(struct bpf_sock *sk, int established)
 	pw_conn_emit(&pending->process, &pending->on, &ends, PW_EV_CONNECT,
 		pending->begin_ns, result, 0);
 	bpf_sk_storage_delete(&pw_connects, sk);
+	return 0;
 }
 
 static __always_inline void pw_passive_established(struct bpf_sock *sk)
