@@ -270,11 +270,11 @@ struct pw_conn {
 	__u8 was_read; /* answered_seq holds */
 };
 
-#define PW_BUCKETS 14
+#define PW_BUCKETS 10
 
 /* Upper bounds of the buckets but the last: accept queues and connects, from LAN to trouble. */
-static const __u64 pw_bounds_ns[PW_BUCKETS - 1] = { 10000, 50000, 100000, 500000, 1000000, 5000000,
-	10000000, 50000000, 100000000, 500000000, 1000000000, 5000000000, 10000000000 };
+static const __u64 pw_bounds_ns[PW_BUCKETS - 1] = { 100000, 500000, 1000000, 5000000, 10000000,
+	50000000, 100000000, 500000000, 1000000000 };
 
 struct pw_durations {
 	__u64 sum_ns;
@@ -339,9 +339,8 @@ struct pw_daemon_counters {
 #define PW_WORKLOAD_LEN 64
 
 /* Upper bounds of the buckets but the last: what the world takes to notice a drain, and drains. */
-static const __u64 pw_delays_ns[PW_BUCKETS - 1] = { 10000000, 50000000, 100000000, 250000000,
-	500000000, 1000000000, 2000000000, 5000000000, 10000000000, 30000000000, 60000000000,
-	120000000000, 300000000000 };
+static const __u64 pw_delays_ns[PW_BUCKETS - 1] = { 100000000, 500000000, 1000000000, 2000000000,
+	5000000000, 10000000000, 30000000000, 60000000000, 120000000000 };
 
 /*
  * pw_workloads, shared with nobody but the next daemon: subjects of one name, those that are gone

@@ -71,7 +71,10 @@ static void find_labels(const struct collection *c, size_t i, struct workload_la
 			w->name);
 }
 
-/* One that nobody has is left out where nothing happened, but for the traffic of nobody. */
+/*
+ * Whose counters are shown from 0 on, since a series that begins with what it counts first hides that
+ * from rate(): each workload's that there was, and those of nobody.
+ */
 static bool is_there(const struct collection *c, size_t i)
 {
 	return i == NOBODY || (i && workloads_at(c->of->workloads, i)) || c->by[i].epoch ||
@@ -278,7 +281,7 @@ static void write_delays(struct collection *c)
 	family(c, "phasewatch_accept_queue_seconds", METRIC_HISTOGRAM, "seconds",
 		"From the end of the handshake to accept(2), of subjects' connections that were seen then.");
 	for (size_t i = 0; i < NOBODY; i++)
-		if (is_there(c, i))
+		if (c->by[i].tally.queue.sum_ns)
 			write_durations(c, i, &c->by[i].tally.queue, pw_bounds_ns, NULL);
 	family(c, "phasewatch_connect_seconds", METRIC_HISTOGRAM, "seconds",
 		"From connect(2) to the end of the handshake, of subjects.");
