@@ -11,7 +11,7 @@ from pathlib import Path
 
 import peers
 import pytest
-from harness import DEADLINE, wait_until
+from harness import DEADLINE, REPO, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 COUNTED = ("_total", "_bucket", "_count", "_sum")
@@ -256,3 +256,54 @@ def test_own_numbers(own_daemon, named):
     programs = {labels["program"] for name, labels, _ in metrics.samples
                 if name == "phasewatch_program_recursion_misses_total"}  # fmt: skip
     assert {"pw_sockops", "pw_sock_release", "pw_process_exit"} <= programs
+
+
+def test_run_time(own_daemon, named):
+    """Of programs, while the kernel measures it."""
+    own_daemon.start()
+    one = named("red")
+    own_daemon.declare("DRAIN", one.pid)
+    enabled = Path("/proc/sys/kernel/bpf_stats_enabled")
+    before = enabled.read_text()
+    enabled.write_text("1")
+    try:
+        peers.arrive(one, 23)
+    finally:
+        enabled.write_text(before)
+    metrics = own_daemon.metrics()
+    # at the least each end is established, and closed
+    assert metrics.sum("phasewatch_program_runs_total", program="pw_sockops") >= 2 * 23
+    assert 0 < metrics.sum("phasewatch_program_run_seconds_total", program="pw_sockops") < 1
+
+
+def test_series_of_a_workload(own_daemon, named):
+    """As many as docs/scale.md counts on."""
+    own_daemon.start()
+    own_daemon.declare("ACTIVE", named("first").pid)
+    before = own_daemon.metrics()
+    one = named("red")
+    own_daemon.declare("ACTIVE", one.pid)
+    quiet = own_daemon.metrics()
+    peers.arrive(one, 3)
+    said = re.search(r"(\d+) for each workload, and (\d+) more", (REPO / "docs/scale.md").read_text())
+    each, busy = map(int, said.groups())
+    assert len(quiet.samples) - len(before.samples) == each
+    assert each < len(own_daemon.metrics().samples) - len(before.samples) <= each + busy
+
+
+def test_documented(own_daemon, named):
+    """docs/metrics.md has each family, and no other."""
+    own_daemon.start()
+    one = named("red")
+    own_daemon.declare("DRAIN", one.pid)
+    peers.arrive(one, 3)
+    text = (REPO / "docs" / "metrics.md").read_text()
+    documented = {
+        name.strip()
+        for names in re.findall(r"^\| (\w+(?:, \w+)*) \|", text, re.M)[1:]
+        for name in names.split(",")
+    }
+    suffix = {"counter": "_total", "info": "_info"}
+    shown = {f.name + suffix.get(f.type, "") for f in own_daemon.metrics().families}
+    optional = {"phasewatch_program_run_seconds_total", "phasewatch_program_runs_total"}
+    assert documented - optional == shown - optional
