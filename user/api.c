@@ -21,6 +21,7 @@
 #include "metrics.h"
 #include "names.h"
 #include "opts.h"
+#include "probe.h"
 #include "proc.h"
 #include "unix_socket.h"
 #include "util.h"
@@ -654,6 +655,25 @@ static void get_healthz(struct api *api, struct evhttp_request *req, const struc
 	reply(req, 200, "text/plain", body);
 }
 
+/* That it answers at all is what /healthz tells: who starts and stops has no socket. */
+static void get_readyz(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	char why[WHY_LEN];
+
+	if (kernel_is_whole(api->c.kernel, why, sizeof(why)))
+		get_healthz(api, req, query);
+	else
+		reply_error(req, 503, "%s", why);
+}
+
+static void get_probe(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+
+	probe_write(&j, api->c.kernel);
+	reply_json(req, 200, &j);
+}
+
 /* ---- routes ---- */
 
 static const struct route {
@@ -666,8 +686,10 @@ static const struct route {
 	{ EVHTTP_REQ_GET, "/v1/events", false, get_events },
 	{ EVHTTP_REQ_GET, "/v1/subjects", false, get_subjects },
 	{ EVHTTP_REQ_GET, "/v1/reports", false, get_reports },
+	{ EVHTTP_REQ_GET, "/v1/probe", false, get_probe },
 	{ EVHTTP_REQ_GET, "/metrics", false, get_metrics },
 	{ EVHTTP_REQ_GET, "/healthz", false, get_healthz },
+	{ EVHTTP_REQ_GET, "/readyz", false, get_readyz },
 };
 
 static bool over_unix(struct evhttp_request *req)
@@ -697,7 +719,8 @@ static void serve(struct evhttp_request *req, void *arg)
 	if (!r) {
 		reply_error(req, path_known ? 405 : 404,
 			path_known ? "this is not how %.80s is used" :
-				     "there is no %.80s; try /metrics, /healthz, /v1/events, /v1/subjects, /v1/reports",
+				     "there is no %.80s; try /, /metrics, /healthz, /readyz, /v1/events, /v1/subjects, "
+				     "/v1/reports, /v1/probe",
 			path ? path : "");
 	} else if (r->unix_only && !over_unix(req)) {
 		reply_error(req, 403, "%s is served on the Unix socket only", r->path);
