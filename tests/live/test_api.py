@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 """The HTTP API as monitoring, browsers and whoever means no good use it."""
 
+import contextlib
+import http.client
 import json
 
-from harness import bpftool
+from harness import DEADLINE, bpftool
 
 
 def test_probe(daemon):
@@ -39,3 +41,71 @@ def test_ready_until_detached(own_daemon):
     status, error = ready(daemon)
     assert (status, "pw_sockops has been detached" in error) == (503, True), error
     assert daemon.get("/healthz") == "ok\n"
+
+
+class Sse:
+    """A browser's EventSource, as far as we need one: (id, event, data) as they come."""
+
+    def __init__(self, daemon, target="/v1/events", last_id=None):
+        self.connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=DEADLINE)
+        headers = {"Accept": "text/event-stream"}
+        if last_id is not None:
+            headers["Last-Event-ID"] = str(last_id)
+        self.connection.request("GET", target, headers=headers)
+        self.answer = self.connection.getresponse()
+        assert self.answer.status == 200, self.answer.read()
+        assert self.answer.getheader("Content-Type") == "text/event-stream"
+
+    def next(self):
+        fields = {}
+        while True:
+            line = self.answer.readline().decode().rstrip("\n")
+            if not line and fields:
+                return int(fields["id"]), fields["event"], json.loads(fields["data"])
+            if line and not line.startswith(":"):
+                name, value = line.split(": ", 1)
+                fields[name] = value
+
+    def close(self):
+        self.answer.close()
+        self.connection.close()
+
+
+def test_server_sent_events(daemon, listening):
+    one, other = listening(), listening()
+    seen = []
+    with contextlib.closing(Sse(daemon, f"/v1/events?subject={one.pid}&type=phase")) as stream:
+        for phase in ("INIT", "ACTIVE", "DRAIN"):
+            daemon.declare(phase, other.pid)
+            daemon.declare(phase, one.pid)
+            seen.append(stream.next())
+    assert [(kind, e["to"]) for _, kind, e in seen] == [
+        ("phase", "INIT"), ("phase", "ACTIVE"), ("phase", "DRAIN")
+    ]  # fmt: skip
+    assert all(ident == e["seq"] and e["subject"]["id"] == one.pid for ident, _, e in seen)
+
+    # Goes on after the last one that it had, which beats where the page began.
+    target = f"/v1/events?subject={one.pid}&since_seq=0"
+    with contextlib.closing(Sse(daemon, target, last_id=seen[0][0])) as stream:
+        assert [stream.next() for _ in seen[1:]] == seen[1:]
+        daemon.declare("SHUTDOWN", one.pid)
+        assert stream.next()[2]["to"] == "SHUTDOWN"
+
+
+def test_since(daemon, listening):
+    one = listening()
+    daemon.declare("ACTIVE", one.pid)
+    daemon.declare("DRAIN", one.pid)
+
+    def asked(query):
+        lines = daemon.get(f"/v1/events?subject={one.pid}&type=phase&{query}").splitlines()
+        return [json.loads(line) for line in lines]
+
+    first, last = asked("since=10m")
+    assert asked(f"since={last['time']}") == [last]
+    assert asked(f"since_seq={first['seq']}") == [last]
+    assert asked(f"since_seq={last['seq']}") == []
+    assert asked("since=0s") == []
+    for bad in ("since=yesterday", "since_seq=-1", "since_seq=", "subject=", "since=", "pod=x"):
+        status, body = daemon.request("GET", f"/v1/events?{bad}")
+        assert (status, bad.split("=")[0] in json.loads(body)["error"]) == (400, True), body

@@ -450,7 +450,7 @@ static void test_too_many_pids(void **state)
 	struct fixture *f = *state;
 	char target[512] = "/v1/events?pid=1";
 
-	for (int i = 1; i < STREAM_FILTER_PIDS; i++)
+	for (int i = 1; i < FILTER_VALUES; i++)
 		strcat(target, "&pid=1");
 	free(get(f, target));
 	strcat(target, "&pid=1");
