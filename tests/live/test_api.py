@@ -109,3 +109,59 @@ def test_since(daemon, listening):
     for bad in ("since=yesterday", "since_seq=-1", "since_seq=", "subject=", "since=", "pod=x"):
         status, body = daemon.request("GET", f"/v1/events?{bad}")
         assert (status, bad.split("=")[0] in json.loads(body)["error"]) == (400, True), body
+
+
+def shown(done):
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_events_and_their_replay(daemon, listening, tmp_path):
+    """The daemon's answer, its copy in a file, and the same from a pipe are one."""
+    one, other = listening(), listening()
+    for phase in ("ACTIVE", "DRAIN", "SHUTDOWN"):
+        daemon.declare(phase, one.pid)
+        daemon.declare(phase, other.pid)
+    copy = tmp_path / "events"
+    copy.write_text(daemon.cli("events", "-o", "json").stdout)
+    first = shown(daemon.cli("events", "-o", "json", "--subject", str(one.pid)))[0]
+    name = f"{first['subject']['name']}[{one.pid}]"
+    for filters in (
+        ["--subject", str(one.pid)],
+        ["--subject", name, "--phase", "DRAIN"],
+        ["--subject", name, "--subject", str(other.pid), "--type", "phase", "--last", "3"],
+        ["--subject", name, "--since", first["time"]],
+        ["--pid", str(other.pid), "--since", "10m"],
+    ):
+        live = shown(daemon.cli("events", "-o", "json", *filters))
+        assert live, filters
+        assert shown(daemon.run("events", "-o", "json", "--input-file", copy, *filters)) == live
+        piped = daemon.run(
+            "events", "-o", "json", "--input-file", "-", *filters, input=copy.read_text()
+        )
+        assert shown(piped) == live
+        for output in ("compact", "jsonpretty"):
+            asked = daemon.cli("events", "-o", output, *filters)
+            replayed = daemon.run("events", "-o", output, "--input-file", copy, *filters)
+            assert (asked.returncode, replayed.returncode) == (0, 0)
+            assert replayed.stdout == asked.stdout
+
+
+def test_replay_of_what_is_no_events(daemon, tmp_path):
+    good = b'{"schema":1,"time":"2026-11-25T12:04:31Z","seq":1,"type":"%s","x":"\\u001b[31m\\u0000"}'
+    bad = [b"x", b"{}", b"[]", b"\xff\xfe", b"\0", b"[" * 100_000, b'{"a":' * 5000,
+           b'{"type":"exit","time":"' + b"9" * 2_000_000 + b'"}', good[:40]]  # fmt: skip
+    path = tmp_path / "events"
+    path.write_bytes(b"\n".join([good % b"exit", *bad, b"", good % b"new", b""]))
+    for output in ("json", "compact", "jsonpretty"):
+        done = daemon.run("events", "-o", output, "--input-file", path)
+        assert done.returncode == 0
+        assert f"{path}: skipped {len(bad)} lines" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "\x1b" not in done.stdout and "\0" not in done.stdout
+    types = [e["type"] for e in shown(daemon.run("events", "-o", "json", "--input-file", path))]
+    assert types == ["exit", "new"]
+    assert daemon.run("events", "--input-file", tmp_path / "none").returncode == 1
+    assert daemon.run("events", "--input-file", tmp_path).returncode == 1
+    assert daemon.run("events", "-f", "--input-file", path).returncode == 2
+    assert daemon.run("events", "--since", "yesterday", "--input-file", path).returncode == 2
