@@ -22,6 +22,7 @@
 #include "metrics.h"
 #include "names.h"
 #include "opts.h"
+#include "page.h"
 #include "probe.h"
 #include "proc.h"
 #include "unix_socket.h"
@@ -77,9 +78,16 @@ static void evbuffer_freep(struct evbuffer **b)
 static void reply(struct evhttp_request *req, int status, const char *type, struct evbuffer *body)
 {
 	struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+	char len[24];
 
+	if (evhttp_request_get_command(req) == EVHTTP_REQ_HEAD) {
+		snprintf(len, sizeof(len), "%zu", evbuffer_get_length(body));
+		evhttp_add_header(headers, "Content-Length", len);
+		evbuffer_drain(body, -1);
+	}
 	evhttp_add_header(headers, "Content-Type", type);
 	evhttp_add_header(headers, "Cache-Control", "no-store");
+	evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
 	evhttp_send_reply(req, status, NULL, body);
 }
 
@@ -513,6 +521,8 @@ static void get_events(struct api *api, struct evhttp_request *req, const struct
 		evhttp_send_reply(req, 500, NULL, NULL);
 		return;
 	}
+	if (evhttp_request_get_command(req) == EVHTTP_REQ_HEAD)
+		eq.follow = false;
 	add_kept(api, &eq, kept);
 	if (!may_wait(api, req, kept))
 		return;
@@ -729,6 +739,33 @@ static void get_probe(struct api *api, struct evhttp_request *req, const struct 
 	reply_json(req, 200, &j);
 }
 
+/*
+ * Nobody but this page may run a script in it or show it in a frame. There are no CORS headers
+ * anywhere, so that a browser shows no other site what is read here. The Host is not looked at: it is
+ * any DNS name that a Prometheus finds us by, and there is nothing to write over TCP.
+ */
+static void get_page(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+	struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+	char nonce[33], policy[256];
+	uint64_t random[2];
+
+	evutil_secure_rng_get_bytes(random, sizeof(random));
+	snprintf(nonce, sizeof(nonce), "%016llx%016llx", (unsigned long long)random[0],
+		(unsigned long long)random[1]);
+	snprintf(policy, sizeof(policy),
+		"default-src 'none'; connect-src 'self'; script-src 'nonce-%s'; style-src 'nonce-%s'; "
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nonce, nonce);
+	if (!body || page_write(body, nonce) < 0) {
+		evhttp_send_reply(req, 500, NULL, NULL);
+		return;
+	}
+	evhttp_add_header(headers, "Content-Security-Policy", policy);
+	evhttp_add_header(headers, "Referrer-Policy", "no-referrer");
+	reply(req, 200, "text/html; charset=utf-8", body);
+}
+
 /* ---- routes ---- */
 
 static const struct route {
@@ -738,6 +775,7 @@ static const struct route {
 	void (*serve)(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query);
 } routes[] = {
 	{ EVHTTP_REQ_PUT, "/v1/phase", true, put_phase },
+	{ EVHTTP_REQ_GET, "/", false, get_page },
 	{ EVHTTP_REQ_GET, "/v1/events", false, get_events },
 	{ EVHTTP_REQ_GET, "/v1/subjects", false, get_subjects },
 	{ EVHTTP_REQ_GET, "/v1/reports", false, get_reports },
@@ -761,20 +799,21 @@ static void serve(struct evhttp_request *req, void *arg)
 	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
 	const char *path = evhttp_uri_get_path(uri), *query_text = evhttp_uri_get_query(uri);
 	struct evkeyvalq query = TAILQ_HEAD_INITIALIZER(query);
+	enum evhttp_cmd_type method = evhttp_request_get_command(req);
 	const struct route *r = NULL;
 	struct api *api = arg;
-	bool path_known = false;
 
-	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
-		if (path && strcmp(path, routes[i].path) == 0) {
-			path_known = true;
-			if (evhttp_request_get_command(req) == routes[i].method)
-				r = &routes[i];
-		}
-	if (!r) {
-		reply_error(req, path_known ? 405 : 404,
-			path_known ? "this is not how %.80s is used" :
-				     "there is no %.80s; try /, /metrics, /healthz, /readyz, /v1/events, /v1/subjects, "
+	if (method == EVHTTP_REQ_HEAD)
+		method = EVHTTP_REQ_GET;
+	for (size_t i = 0; path && !r && i < ARRAY_SIZE(routes); i++)
+		if (strcmp(path, routes[i].path) == 0)
+			r = &routes[i];
+	if (r && r->method != method) {
+		evhttp_add_header(evhttp_request_get_output_headers(req), "Allow",
+			r->method == EVHTTP_REQ_PUT ? "PUT" : "GET, HEAD");
+		reply_error(req, 405, "this is not how %.80s is used", path);
+	} else if (!r) {
+		reply_error(req, 404, "there is no %.80s; try /, /metrics, /healthz, /readyz, /v1/events, /v1/subjects, "
 				     "/v1/reports, /v1/probe",
 			path ? path : "");
 	} else if (r->unix_only && !over_unix(req)) {
@@ -949,6 +988,9 @@ int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_l
 		return -EINVAL;
 	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &len) < 0)
 		return -EINVAL;
+	/* the end of an IPv6 address without brackets looks like one */
+	if (addr.ss_family == AF_INET6 && ((struct sockaddr_in6 *)&addr)->sin6_port != htons(number))
+		return -EINVAL;
 	*ret = addr;
 	*ret_len = len;
 	return 0;
@@ -967,7 +1009,8 @@ static int listen_tcp(struct api *api, const char *where, char *why, size_t len)
 		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0 || listen(fd, BACKLOG) < 0)
-		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+		return fail_with(why, len, -errno, "cannot listen on %s: %s; give another --listen",
+			where, strerror(errno));
 	if (serve_on(api, fd) < 0)
 		return fail_with(why, len, -ENOMEM, "out of memory");
 	fd = -1;

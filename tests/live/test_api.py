@@ -4,7 +4,14 @@
 import contextlib
 import http.client
 import json
+import os
+import re
+import socket
+import subprocess
+import time
 
+import pytest
+from docs import snippet, snippets
 from harness import DEADLINE, bpftool
 
 
@@ -165,3 +172,121 @@ def test_replay_of_what_is_no_events(daemon, tmp_path):
     assert daemon.run("events", "--input-file", tmp_path).returncode == 1
     assert daemon.run("events", "-f", "--input-file", path).returncode == 2
     assert daemon.run("events", "--since", "yesterday", "--input-file", path).returncode == 2
+
+
+def test_status_page(daemon):
+    """Over TCP; its policy allows what is marked in it, and nothing from elsewhere."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", daemon.port)) as connection:
+        policies = set()
+        for _ in range(2):
+            connection.request("GET", "/")
+            answer = connection.getresponse()
+            page, policy = answer.read().decode(), answer.getheader("Content-Security-Policy")
+            assert answer.status == 200
+            assert answer.getheader("Content-Type") == "text/html; charset=utf-8"
+            assert answer.getheader("X-Content-Type-Options") == "nosniff"
+            assert answer.getheader("Access-Control-Allow-Origin") is None
+            nonces = set(re.findall(r'<(?:script|style) nonce="([0-9a-f]{32})">', page))
+            assert len(nonces) == 1 and page.count("<script") == page.count("<style") == 1
+            assert policy.startswith("default-src 'none'; ")
+            assert re.findall(r"(?:script|style)-src ([^;]*);", policy) == [f"'nonce-{nonces.pop()}'"] * 2
+            assert "@" not in page and "innerHTML" not in page and "://" not in page
+            policies.add(policy)
+        assert len(policies) == 2
+
+
+def exchange(daemon, data):
+    """All that is answered to these bytes, up to the end of the connection."""
+    with socket.create_connection(("127.0.0.1", daemon.port), DEADLINE) as s:
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: s.recv(65536), b""))
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/probe", "/v1/events?follow=1"])
+def test_head(daemon, path):
+    """As GET, without the body."""
+    request = f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+    head, body = exchange(daemon, request).split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n") and b"Content-Length: " in head
+    assert body == b""
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "PATCH"])
+def test_method(daemon, method):
+    answer = exchange(daemon, f"{method} /v1/events HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 405 ") and b"\r\nAllow: GET, HEAD\r\n" in answer
+    assert b"Access-Control" not in answer
+
+
+def test_fifty_slow_broken_and_greedy_clients(daemon, watch, listening):
+    """Others are answered at once, and see all."""
+    kinds = [
+        b"GET /v1/ev",  # a slow head
+        b"PUT /v1/phase HTTP/1.1\r\nContent-Length: 4000\r\n\r\n{",  # a slow body
+        b"GET /v1/events?follow=1&last=4096 HTTP/1.1\r\n\r\n",  # reads nothing
+        b"GET / HTTP/1.1\r\nAccept: text/event-stream\r\n\r\n" * 50,  # pipelines, and reads nothing
+        b"\x16\x03\x01\x02\x00\x01\xff\0\0",  # TLS
+        b"GET /v1/events HTTP/1.1\r\nX: " + b"x" * 100_000,
+        b"GET /" + b"%00%ff" * 50_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\nx",
+        b"GET /v1/events?type=%zz&=&&% HTTP/1.0\r\n\r\n",
+        b"GET /v1/events HTTP/1.1\r\nAccept: text/event-stream\r\nLast-Event-ID: 0\r\n\r\n",
+    ]
+    one = listening()
+    with contextlib.ExitStack() as stack:
+        for i in range(50):
+            s = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), DEADLINE))
+            s.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                s.send(kinds[i % len(kinds)])
+        for phase in ("INIT", "ACTIVE", "DRAIN"):
+            daemon.declare(phase, one.pid)
+            began = time.monotonic()
+            assert daemon.get("/healthz") == "ok\n"
+            assert exchange(daemon, b"GET /healthz HTTP/1.0\r\n\r\n").endswith(b"ok\n")
+            assert time.monotonic() - began < 1
+        events = [e for e in watch.collect("phase") if e["subject"]["id"] == one.pid]
+        assert [e["to"] for e in events] == ["INIT", "ACTIVE", "DRAIN"]
+    assert daemon.process.poll() is None
+
+
+def test_listen_on_what_cannot_be(own_daemon):
+    """Once and clearly, and nothing is left half started."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        for listen, code, told in (
+            (f"127.0.0.1:{port}", 1, "Address already in use; give another --listen"),
+            ("192.0.2.1:9464", 1, "Cannot assign requested address"),
+            ("[2001:db8::1]:9464", 1, "Cannot assign requested address"),
+            ("127.0.0.1:0", 2, "is no ADDR:PORT"),
+            ("127.0.0.1", 2, "is no ADDR:PORT"),
+            ("::1:9464", 2, "is no ADDR:PORT"),
+            ("localhost:9464", 2, "is no ADDR:PORT"),
+        ):
+            done = own_daemon.run(
+                "run", "--socket", str(own_daemon.socket), "--pin-dir", str(own_daemon.pin_dir),
+                "--listen", listen,
+            )  # fmt: skip
+            assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+            assert told in done.stderr and listen in done.stderr
+            assert not own_daemon.socket.exists() and not own_daemon.pin_dir.exists()
+
+
+def test_docs(daemon, listening, tmp_path):
+    """docs/api.md: each command does what the text says."""
+    one = listening()
+    daemon.declare("DRAIN", one.pid)
+    said = {}
+    for name in snippets("api.md"):
+        script = snippet("api.md", name, tmp_path / name)
+        said[name] = subprocess.run(
+            ["sh", "-e", script],
+            env={**os.environ, "PHASEWATCH_SOCKET": str(daemon.socket)},
+            capture_output=True, text=True, timeout=DEADLINE, check=True,
+        ).stdout  # fmt: skip
+    assert json.loads(said["events"])["subject"]["id"] == one.pid
+    last = said["sse"].strip().split("\n\n")[-1].splitlines()
+    assert last[1] == "event: phase"
+    assert json.loads(last[2].removeprefix("data: "))["subject"]["id"] == one.pid
+    assert said["ready"] == "ok\n"
