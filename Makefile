@@ -64,6 +64,8 @@ $(B)/phasewatch: $(OBJECTS)
 $(B)/user/%.o: user/%.c $(B)/pw.skel.h | $(B)/user
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
+$(B)/user/page.o: user/status.html
+
 $(B)/pw.skel.h: $(B)/pw.bpf.o
 	$(BPFTOOL) gen skeleton $< name pw_bpf > $@
 

@@ -6,24 +6,20 @@
 #include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <event2/bufferevent.h>
-#include <event2/http.h>
-#include <event2/keyvalq_struct.h>
-#include <event2/listener.h>
 #include <event2/util.h>
 #include <jansson.h>
 
-#include "api.h"
+#include "api_internal.h"
 #include "clock.h"
 #include "declare.h"
 #include "drain.h"
-#include "holders.h"
 #include "metrics.h"
 #include "names.h"
 #include "openmetrics.h"
 #include "opts.h"
+#include "page.h"
+#include "probe.h"
 #include "proc.h"
-#include "unix_socket.h"
 #include "util.h"
 
 #define MAX_HEADERS 8192 /* bytes */
@@ -31,10 +27,6 @@
 #define IDLE_SECONDS 60
 /* All pods of a node, which may be one user's, are to be able to drain at one moment. */
 #define BACKLOG 512
-/* Connections taken in one go, and how long the others then have their turn: whoever connects all
- * the time does not keep the loop busy, and who waits behind has not long to wait. */
-#define ACCEPTS 64
-#define REST_US 5000
 /* Connections of one user who is no admin; all of TCP counts as one. Then of all of them, or a
  * fourth of the file descriptors that there may be. */
 #define HELD_EACH 256
@@ -45,38 +37,21 @@
 /* The priority of what they ask: all else goes first. */
 #define LAST(base) (event_base_get_npriorities(base) - 1)
 
-/* Outlives the API while libevent has answers in its hands. */
-struct waiting {
-	size_t bytes, answers;
-	bool orphan;
-};
-
-struct api {
-	struct api_context c;
-	struct evhttp *http;
-	struct evconnlistener *listeners[2];
-	struct unix_socket socket;
-	struct holders *holders;
-	struct bufferevent *accepted[ACCEPTS]; /* and not screened yet */
-	size_t n_accepted;
-	struct event *screen, *rest;
-	struct waiting *waiting;
-};
-
 /* ---- answers ---- */
 
-static void evbuffer_freep(struct evbuffer **b)
-{
-	if (*b)
-		evbuffer_free(*b);
-}
-
-static void reply(struct evhttp_request *req, int status, const char *type, struct evbuffer *body)
+void reply(struct evhttp_request *req, int status, const char *type, struct evbuffer *body)
 {
 	struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+	char len[24];
 
+	if (evhttp_request_get_command(req) == EVHTTP_REQ_HEAD) {
+		snprintf(len, sizeof(len), "%zu", evbuffer_get_length(body));
+		evhttp_add_header(headers, "Content-Length", len);
+		evbuffer_drain(body, -1);
+	}
 	evhttp_add_header(headers, "Content-Type", type);
 	evhttp_add_header(headers, "Cache-Control", "no-store");
+	evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
 	evhttp_send_reply(req, status, NULL, body);
 }
 
@@ -92,10 +67,7 @@ static void reply_json(struct evhttp_request *req, int status, const struct json
 	reply(req, status, "application/json", body);
 }
 
-static void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
+void reply_error(struct evhttp_request *req, int status, const char *fmt, ...)
 {
 	_cleanup_(json_free) struct json_out j = { 0 };
 	char text[WHY_LEN];
@@ -163,8 +135,7 @@ static bool count_waiting(struct waiting *w, struct evbuffer *body)
 	return true;
 }
 
-/* Whether there is room for an answer, which ends with a newline; else that is the answer. */
-static bool may_wait(struct api *api, struct evhttp_request *req, struct evbuffer *body)
+bool may_wait(struct api *api, struct evhttp_request *req, struct evbuffer *body)
 {
 	struct declarer peer;
 
@@ -344,136 +315,6 @@ static void put_phase(struct api *api, struct evhttp_request *req, const struct 
 	else
 		reply_declared(req, &result);
 	json_decref(body);
-}
-
-/* ---- GET /v1/events ---- */
-
-/* A request that stays open. Freed when its connection closes. */
-struct watcher {
-	struct api *api;
-	struct evhttp_request *req;
-	struct follower *follower;
-};
-
-static void watcher_send(struct evbuffer *data, void *arg)
-{
-	struct watcher *w = arg;
-
-	evhttp_send_reply_chunk(w->req, data);
-}
-
-static size_t watcher_backlog(void *arg)
-{
-	struct watcher *w = arg;
-
-	return evbuffer_get_length(bufferevent_get_output(
-		evhttp_connection_get_bufferevent(evhttp_request_get_connection(w->req))));
-}
-
-static void watcher_closed(struct evhttp_connection *conn, void *arg)
-{
-	struct watcher *w = arg;
-
-	evhttp_connection_set_closecb(conn, NULL, NULL);
-	stream_unfollow(w->api->c.stream, w->follower);
-	/* libevent leaves an unfinished request to its user, unless the whole server is going */
-	if (!evhttp_request_get_connection(w->req))
-		evhttp_request_free(w->req);
-	free(w);
-}
-
-static int set_bit(uint32_t *mask, const struct names *names, const char *value)
-{
-	int i = names_parse(names, value);
-
-	if (i < 0)
-		return i;
-	*mask |= 1u << i;
-	return 0;
-}
-
-static int parse_filter(const struct evkeyvalq *query, struct stream_filter *f, size_t *last,
-	bool *follow, const char **bad)
-{
-	const struct evkeyval *q;
-	uint64_t number;
-	int err;
-
-	TAILQ_FOREACH (q, query, next) {
-		*bad = q->key;
-		if (strcmp(q->key, "type") == 0) {
-			err = set_bit(&f->types, &shown_event_type_names, q->value);
-		} else if (strcmp(q->key, "phase") == 0) {
-			err = set_bit(&f->phases, &phase_names, q->value);
-		} else if (strcmp(q->key, "verdict") == 0) {
-			err = set_bit(&f->verdicts, &shown_verdict_names, q->value);
-		} else if (strcmp(q->key, "pid") == 0) {
-			err = parse_u64(q->value, &number);
-			if (!err && (number < 1 || number > PID_MAX || f->n_pids == STREAM_FILTER_PIDS))
-				err = -ERANGE;
-			if (!err)
-				f->pids[f->n_pids++] = number;
-		} else if (strcmp(q->key, "last") == 0) {
-			err = parse_u64(q->value, &number);
-			if (!err)
-				*last = number;
-		} else if (strcmp(q->key, "follow") == 0) {
-			*follow = strcmp(q->value, "1") == 0;
-			err = *follow || strcmp(q->value, "0") == 0 ? 0 : -EINVAL;
-		} else {
-			err = -ENOENT;
-		}
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-static void get_events(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
-{
-	_cleanup_(evbuffer_freep) struct evbuffer *recent = evbuffer_new();
-	struct evhttp_connection *conn = evhttp_request_get_connection(req);
-	struct stream_filter filter = { 0 };
-	size_t last = SIZE_MAX;
-	const char *bad = "";
-	struct watcher *w;
-	bool follow = false;
-	int err;
-
-	err = parse_filter(query, &filter, &last, &follow, &bad);
-	if (err) {
-		reply_error(req, 400,
-			"query parameter \"%.40s\" is unknown or has a value that is not allowed; "
-			"use follow=1, last=N, type, phase, verdict, pid", bad);
-		return;
-	}
-	if (!recent) {
-		evhttp_send_reply(req, 500, NULL, NULL);
-		return;
-	}
-	if (!follow || last != SIZE_MAX)
-		stream_recent(api->c.stream, &filter, last, recent);
-	if (!may_wait(api, req, recent))
-		return;
-	if (!follow) {
-		reply(req, 200, "application/x-ndjson", recent);
-		return;
-	}
-	w = calloc(1, sizeof(*w));
-	if (!w || stream_follow(api->c.stream, &filter, watcher_send, watcher_backlog, w,
-			  &w->follower) < 0) {
-		free(w);
-		evhttp_send_reply(req, 500, NULL, NULL);
-		return;
-	}
-	w->api = api;
-	w->req = req;
-	evhttp_connection_set_closecb(conn, watcher_closed, w);
-	evhttp_connection_set_timeout(conn, 0); /* silence is no failure here */
-	evhttp_add_header(evhttp_request_get_output_headers(req), "Content-Type",
-		"application/x-ndjson");
-	evhttp_send_reply_start(req, 200, NULL);
-	evhttp_send_reply_chunk(req, recent);
 }
 
 /* ---- GET the rest ---- */
@@ -658,6 +499,52 @@ static void get_healthz(struct api *api, struct evhttp_request *req, const struc
 	reply(req, 200, "text/plain", body);
 }
 
+/* That it answers at all is what /healthz tells: who starts and stops has no socket. */
+static void get_readyz(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	char why[WHY_LEN];
+
+	if (kernel_is_whole(api->c.kernel, why, sizeof(why)))
+		get_healthz(api, req, query);
+	else
+		reply_error(req, 503, "%s", why);
+}
+
+static void get_probe(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(json_free) struct json_out j = { 0 };
+
+	probe_write(&j, api->c.kernel);
+	reply_json(req, 200, &j);
+}
+
+/*
+ * Nobody but this page may run a script in it or show it in a frame. There are no CORS headers
+ * anywhere, so that a browser shows no other site what is read here. The Host is not looked at: it is
+ * any DNS name that a Prometheus finds us by, and there is nothing to write over TCP.
+ */
+static void get_page(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query)
+{
+	_cleanup_(evbuffer_freep) struct evbuffer *body = evbuffer_new();
+	struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+	char nonce[33], policy[256];
+	uint64_t random[2];
+
+	evutil_secure_rng_get_bytes(random, sizeof(random));
+	snprintf(nonce, sizeof(nonce), "%016llx%016llx", (unsigned long long)random[0],
+		(unsigned long long)random[1]);
+	snprintf(policy, sizeof(policy),
+		"default-src 'none'; connect-src 'self'; script-src 'nonce-%s'; style-src 'nonce-%s'; "
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nonce, nonce);
+	if (!body || page_write(body, nonce) < 0) {
+		evhttp_send_reply(req, 500, NULL, NULL);
+		return;
+	}
+	evhttp_add_header(headers, "Content-Security-Policy", policy);
+	evhttp_add_header(headers, "Referrer-Policy", "no-referrer");
+	reply(req, 200, "text/html; charset=utf-8", body);
+}
+
 /* ---- routes ---- */
 
 static const struct route {
@@ -667,11 +554,14 @@ static const struct route {
 	void (*serve)(struct api *api, struct evhttp_request *req, const struct evkeyvalq *query);
 } routes[] = {
 	{ EVHTTP_REQ_PUT, "/v1/phase", true, put_phase },
+	{ EVHTTP_REQ_GET, "/", false, get_page },
 	{ EVHTTP_REQ_GET, "/v1/events", false, get_events },
 	{ EVHTTP_REQ_GET, "/v1/subjects", false, get_subjects },
 	{ EVHTTP_REQ_GET, "/v1/reports", false, get_reports },
+	{ EVHTTP_REQ_GET, "/v1/probe", false, get_probe },
 	{ EVHTTP_REQ_GET, "/metrics", false, get_metrics },
 	{ EVHTTP_REQ_GET, "/healthz", false, get_healthz },
+	{ EVHTTP_REQ_GET, "/readyz", false, get_readyz },
 };
 
 static bool over_unix(struct evhttp_request *req)
@@ -688,20 +578,22 @@ static void serve(struct evhttp_request *req, void *arg)
 	const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(req);
 	const char *path = evhttp_uri_get_path(uri), *query_text = evhttp_uri_get_query(uri);
 	struct evkeyvalq query = TAILQ_HEAD_INITIALIZER(query);
+	enum evhttp_cmd_type method = evhttp_request_get_command(req);
 	const struct route *r = NULL;
 	struct api *api = arg;
-	bool path_known = false;
 
-	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
-		if (path && strcmp(path, routes[i].path) == 0) {
-			path_known = true;
-			if (evhttp_request_get_command(req) == routes[i].method)
-				r = &routes[i];
-		}
-	if (!r) {
-		reply_error(req, path_known ? 405 : 404,
-			path_known ? "this is not how %.80s is used" :
-				     "there is no %.80s; try /metrics, /healthz, /v1/events, /v1/subjects, /v1/reports",
+	if (method == EVHTTP_REQ_HEAD)
+		method = EVHTTP_REQ_GET;
+	for (size_t i = 0; path && !r && i < ARRAY_SIZE(routes); i++)
+		if (strcmp(path, routes[i].path) == 0)
+			r = &routes[i];
+	if (r && r->method != method) {
+		evhttp_add_header(evhttp_request_get_output_headers(req), "Allow",
+			r->method == EVHTTP_REQ_PUT ? "PUT" : "GET, HEAD");
+		reply_error(req, 405, "this is not how %.80s is used", path);
+	} else if (!r) {
+		reply_error(req, 404, "there is no %.80s; try /, /metrics, /healthz, /readyz, /v1/events, "
+			"/v1/subjects, /v1/reports, /v1/probe",
 			path ? path : "");
 	} else if (r->unix_only && !over_unix(req)) {
 		reply_error(req, 403, "%s is served on the Unix socket only", r->path);
@@ -875,6 +767,9 @@ int api_parse_listen(const char *where, struct sockaddr_storage *ret, int *ret_l
 		return -EINVAL;
 	if (evutil_parse_sockaddr_port(where, (struct sockaddr *)&addr, &len) < 0)
 		return -EINVAL;
+	/* the end of an IPv6 address without brackets looks like one */
+	if (addr.ss_family == AF_INET6 && ((struct sockaddr_in6 *)&addr)->sin6_port != htons(number))
+		return -EINVAL;
 	*ret = addr;
 	*ret_len = len;
 	return 0;
@@ -893,7 +788,8 @@ static int listen_tcp(struct api *api, const char *where, char *why, size_t len)
 		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(fd, (struct sockaddr *)&addr, addr_len) < 0 || listen(fd, BACKLOG) < 0)
-		return fail_with(why, len, -errno, "cannot listen on %s: %s", where, strerror(errno));
+		return fail_with(why, len, -errno, "cannot listen on %s: %s; give another --listen",
+			where, strerror(errno));
 	if (serve_on(api, fd) < 0)
 		return fail_with(why, len, -ENOMEM, "out of memory");
 	fd = -1;

@@ -5,6 +5,7 @@
 #include "commands.h"
 #include "json_out.h"
 #include "kernel.h"
+#include "probe.h"
 #include "util.h"
 
 struct probe_options {
@@ -27,8 +28,6 @@ const struct opts_spec probe_spec = {
 	.options = probe_table,
 };
 
-static const char *const kinds[] = { "always", "always", "while draining", "by the daemon" };
-
 static void print_table(const struct kernel *k, const struct utsname *u)
 {
 	printf("kernel %s %s\n%-16s  %-27s  %-16s  %-26s  %s\n", u->release, u->machine, "PROGRAM",
@@ -42,44 +41,14 @@ static void print_table(const struct kernel *k, const struct utsname *u)
 		if (h->error)
 			snprintf(state, sizeof(state), "off: %s", kernel_why_off(h));
 		printf("%-16s  %-27s  %-16s  %-26s  %s\n", h->program, h->attaches_to,
-			kinds[h->kind], state, h->error ? h->without : h->serves);
+			probe_runs[h->kind], state, h->error ? h->without : h->serves);
 	}
-}
-
-static void print_json(const struct kernel *k, const struct utsname *u)
-{
-	_cleanup_(json_free) struct json_out j = { 0 };
-
-	json_open(&j, NULL, '{');
-	json_u64(&j, "schema", 1);
-	json_str(&j, "kernel", u->release);
-	json_str(&j, "machine", u->machine);
-	json_open(&j, "hooks", '[');
-	for (size_t i = 0; i < k->n_hooks; i++) {
-		const struct hook *h = &k->hooks[i];
-
-		if (h->superseded)
-			continue;
-		json_open(&j, NULL, '{');
-		json_str(&j, "program", h->program);
-		json_str(&j, "hook", h->attaches_to);
-		json_str(&j, "runs", kinds[h->kind]);
-		json_bool(&j, "on", !h->error);
-		if (h->error)
-			json_str(&j, "reason", kernel_why_off(h));
-		json_str(&j, "serves", h->serves);
-		json_str(&j, "without", h->without);
-		json_close(&j, '}');
-	}
-	json_close(&j, ']');
-	json_close(&j, '}');
-	json_raw(&j, "\n", 1);
-	fwrite(j.text, 1, j.len, stdout);
 }
 
 int cmd_probe(int argc, char **argv)
 {
 	_cleanup_(kernel_freep) struct kernel *k = NULL;
+	_cleanup_(json_free) struct json_out j = { 0 };
 	struct probe_options o = { 0 };
 	struct opts_args args;
 	struct utsname u;
@@ -93,9 +62,11 @@ int cmd_probe(int argc, char **argv)
 		return PW_EXIT_FAILED;
 	}
 	uname(&u);
-	if (o.output == 0)
+	if (o.output == 0) {
 		print_table(k, &u);
-	else
-		print_json(k, &u);
+	} else {
+		probe_write(&j, k);
+		fwrite(j.text, 1, j.len, stdout);
+	}
 	return PW_EXIT_DONE;
 }

@@ -656,6 +656,41 @@ int kernel_pin(struct kernel *k, char *why, size_t len)
 	return 0;
 }
 
+/* Somebody with the rights has detached it: `bpftool link detach`, or the cgroup is gone. */
+static bool is_detached(const struct bpf_link *link)
+{
+	struct bpf_link_info info = { 0 };
+	__u32 len = sizeof(info);
+
+	return bpf_obj_get_info_by_fd(bpf_link__fd(link), &info, &len) < 0 ||
+	       (info.type == BPF_LINK_TYPE_CGROUP && !info.cgroup.cgroup_id);
+}
+
+bool kernel_is_whole(const struct kernel *k, char *why, size_t len)
+{
+	const struct kernel_private *p = k->private;
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		if (!p->links[i])
+			continue;
+		if (is_detached(p->links[i])) {
+			fail_with(why, len, 0, "%s has been detached from %s; run 'phasewatch unload', "
+				"then 'phasewatch run'", specs[i].program, specs[i].attaches_to);
+			return false;
+		}
+		if (!p->pin_dir)
+			continue;
+		pin_path(path, sizeof(path), p->pin_dir, "links", specs[i].program);
+		if (access(path, F_OK) < 0) {
+			fail_with(why, len, 0, "the pin %s has gone: nothing observes when the daemon "
+				"stops; restart it", path);
+			return false;
+		}
+	}
+	return true;
+}
+
 int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t len)
 {
 	_cleanup_(kernel_freep) struct kernel *k = calloc(1, sizeof(*k));

@@ -65,6 +65,8 @@ struct kernel {
 int kernel_open(struct kernel **ret, const char *pin_dir, char *why, size_t why_len);
 /* Pins what kernel_open() loaded; to be called last, when nothing else can fail any more. */
 int kernel_pin(struct kernel *k, char *why, size_t why_len);
+/* Whether it still observes, and would go on without the daemon; else `why` has a sentence. */
+bool kernel_is_whole(const struct kernel *k, char *why, size_t why_len);
 void kernel_free(struct kernel *k);
 static inline void kernel_freep(struct kernel **k)
 {

@@ -9,19 +9,16 @@
 #include <event2/buffer.h>
 
 #include "event.h"
+#include "filter.h"
 
 #define STREAM_RECENT 4096	       /* events kept */
 #define STREAM_BACKLOG (8u << 20)      /* bytes that may wait for one follower */
 #define STREAM_BACKLOGS (64u << 20)    /* for all together: of many, each may have its part */
-#define STREAM_FILTER_PIDS 32
 
-/* A zero mask, or no pid, lets everything pass. */
-struct stream_filter {
-	uint32_t types; /* bit: enum pw_event_type; lost events always pass */
-	uint32_t phases;
-	uint32_t verdicts;
-	size_t n_pids;
-	pid_t pids[STREAM_FILTER_PIDS];
+enum stream_format {
+	STREAM_LINES,
+	/* Server-sent events: `id` is the last sequence number that the event stands for. */
+	STREAM_SSE,
 };
 
 struct stream;
@@ -44,11 +41,19 @@ void stream_flush(struct stream *s);
 const uint64_t *stream_missed(const struct stream *s);
 
 /* Appends the last `n` recent events that pass, oldest first. */
-void stream_recent(const struct stream *s, const struct stream_filter *f, size_t n,
-	struct evbuffer *out);
+void stream_recent(const struct stream *s, const struct filter *f, enum stream_format format,
+	size_t n, struct evbuffer *out);
 
-int stream_follow(struct stream *s, const struct stream_filter *f, follower_send_fn send,
-	follower_backlog_fn backlog, void *arg, struct follower **ret);
+/*
+ * The same for a reader that has had all up to number `after`: of those after it. `next` is the number
+ * that the next event will have. What is not kept any more is told by a `lost` event of stage
+ * `history`. An `after` that is still to come is of numbers that have begun anew: all is new then.
+ */
+void stream_resume(struct stream *s, const struct filter *f, enum stream_format format, uint64_t after,
+	uint64_t next, const char *node, size_t n, struct evbuffer *out);
+
+int stream_follow(struct stream *s, const struct filter *f, enum stream_format format,
+	follower_send_fn send, follower_backlog_fn backlog, void *arg, struct follower **ret);
 void stream_unfollow(struct stream *s, struct follower *f);
 
 #endif /* PW_STREAM_H */

@@ -36,7 +36,7 @@ static void test_parse_listen(void **state)
 		"[::]:65535" };
 	static const char *const bad[] = { "", ":", "9464", ":9464", "127.0.0.1",
 		"127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:x",
-		"localhost:9464", "[::1]", "[::1", "::1:9464x", "1.2.3:80", "256.1.1.1:80",
+		"localhost:9464", "[::1]", "[::1", "::1:9464x", "::1:9464", "::1", "::", "1.2.3:80", "256.1.1.1:80",
 		"127.0.0.1:94x4", "127.0.0.1:9464 " };
 	struct sockaddr_storage addr, before;
 	int len = -7;
@@ -407,7 +407,7 @@ static void test_errors_are_json(void **state)
 {
 	struct fixture *f = *state;
 
-	assert_error(get(f, "/"), 404, "/v1/events");
+	assert_error(get(f, "/x"), 404, "/v1/events");
 	assert_error(get(f, "/v1"), 404, "/v1;");
 	assert_error(get(f, "/v1/events/"), 404, "/v1/events/");
 	assert_error(get(f, "/\xff\xfe%00"), 404, "there is no");
@@ -459,7 +459,7 @@ static void test_too_many_pids(void **state)
 	struct fixture *f = *state;
 	char target[512] = "/v1/events?pid=1";
 
-	for (int i = 1; i < STREAM_FILTER_PIDS; i++)
+	for (int i = 1; i < FILTER_VALUES; i++)
 		strcat(target, "&pid=1");
 	free(get(f, target));
 	strcat(target, "&pid=1");

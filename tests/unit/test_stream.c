@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 static const struct event_names names = { .node = "n1" };
-static const struct stream_filter everything = { 0 };
+static const struct filter everything = { 0 };
 
 struct gist {
 	enum pw_event_type type;
@@ -152,12 +152,12 @@ static void sink_free(struct sink *sink)
 	evbuffer_free(sink->got);
 }
 
-static void sink_follow(struct sink *sink, struct stream *s, const struct stream_filter *filter)
+static void sink_follow(struct sink *sink, struct stream *s, const struct filter *filter)
 {
 	*sink = (struct sink){ .got = evbuffer_new() };
 	assert_non_null(sink->got);
 	assert_int_equal(
-		stream_follow(s, filter, sink_send, sink_backlog, sink, &sink->follower), 0);
+		stream_follow(s, filter, STREAM_LINES, sink_send, sink_backlog, sink, &sink->follower), 0);
 }
 
 static int set_up(void **state)
@@ -171,21 +171,21 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static void assert_recent(struct stream *s, const struct stream_filter *f, size_t last,
+static void assert_recent(struct stream *s, const struct filter *f, size_t last,
 	uint64_t first_seq, uint64_t last_seq)
 {
 	struct evbuffer *out = evbuffer_new();
 
-	stream_recent(s, f, last, out);
+	stream_recent(s, f, STREAM_LINES, last, out);
 	assert_range(out, first_seq, last_seq);
 	evbuffer_free(out);
 }
 
-static void assert_none(struct stream *s, const struct stream_filter *f, size_t last)
+static void assert_none(struct stream *s, const struct filter *f, size_t last)
 {
 	struct evbuffer *out = evbuffer_new();
 
-	stream_recent(s, f, last, out);
+	stream_recent(s, f, STREAM_LINES, last, out);
 	assert_int_equal(evbuffer_get_length(out), 0);
 	evbuffer_free(out);
 }
@@ -244,7 +244,7 @@ static void test_recent_of_all_lengths(void **state)
 		e.seq = i;
 		assert_int_equal(stream_publish(s, &e, &n), 0);
 	}
-	stream_recent(s, &everything, SIZE_MAX, out);
+	stream_recent(s, &everything, STREAM_LINES, SIZE_MAX, out);
 	all = lines(out);
 	assert_int_equal(json_array_size(all), STREAM_RECENT);
 	for (size_t i = 0; i < STREAM_RECENT; i++) {
@@ -276,7 +276,7 @@ static void test_filters(void **state)
 			      shutdown = 1u << PW_SHUTDOWN, misrouted = 1u << PW_MISROUTED,
 			      grace = 1u << PW_GRACE;
 	const struct {
-		struct stream_filter filter;
+		struct filter filter;
 		const char *pass; /* one letter an event of the table */
 	} cases[] = {
 		{ { 0 }, "yyyyyyy" },
@@ -317,12 +317,12 @@ static void test_filters(void **state)
 		for (size_t g = 0; g < ARRAY_SIZE(gists); g++)
 			if (cases[i].pass[g] == 'y')
 				seqs[n++] = g;
-		stream_recent(s, &cases[i].filter, SIZE_MAX, recent);
+		stream_recent(s, &cases[i].filter, STREAM_LINES, SIZE_MAX, recent);
 		assert_seqs(recent, n, seqs);
 		assert_seqs(sinks[i].got, n, seqs);
 		/* the last of those that pass, not what passes of the last */
 		for (size_t last = 0; last <= n; last++) {
-			stream_recent(s, &cases[i].filter, last, recent);
+			stream_recent(s, &cases[i].filter, STREAM_LINES, last, recent);
 			assert_seqs(recent, last, seqs + n - last);
 		}
 		evbuffer_free(recent);
@@ -332,17 +332,17 @@ static void test_filters(void **state)
 
 static void test_a_full_list_of_pids(void **state)
 {
-	struct stream_filter f = { .n_pids = STREAM_FILTER_PIDS };
+	struct filter f = { .n_pids = FILTER_VALUES };
 	struct gist g = { PW_EV_EXIT, PW_DRAIN, 0, 0, 5 };
 	struct stream *s = *state;
 
-	for (size_t i = 0; i < STREAM_FILTER_PIDS; i++)
+	for (size_t i = 0; i < FILTER_VALUES; i++)
 		f.pids[i] = 1000 + i;
-	for (size_t i = 0; i <= STREAM_FILTER_PIDS; i++) {
+	for (size_t i = 0; i <= FILTER_VALUES; i++) {
 		g.pid = 1000 + i;
 		publish_gist(s, i, &g);
 	}
-	assert_recent(s, &f, SIZE_MAX, 0, STREAM_FILTER_PIDS - 1);
+	assert_recent(s, &f, SIZE_MAX, 0, FILTER_VALUES - 1);
 }
 
 /* A cgroup's id that happens to be a process's is not asked for by --pid. */
@@ -357,13 +357,13 @@ static void test_pid_is_no_cgroup(void **state)
 	struct stream *s = *state;
 
 	assert_int_equal(stream_publish(s, &e, &names), 0);
-	assert_none(s, &(struct stream_filter){ .n_pids = 1, .pids = { 77 } }, SIZE_MAX);
-	assert_recent(s, &(struct stream_filter){ .n_pids = 1, .pids = { 3 } }, SIZE_MAX, 0, 0);
+	assert_none(s, &(struct filter){ .n_pids = 1, .pids = { 77 } }, SIZE_MAX);
+	assert_recent(s, &(struct filter){ .n_pids = 1, .pids = { 3 } }, SIZE_MAX, 0, 0);
 }
 
 static void test_lost_events_always_pass(void **state)
 {
-	const struct stream_filter f = { .types = 1u << PW_EV_CONNECT,
+	const struct filter f = { .types = 1u << PW_EV_CONNECT,
 		.phases = 1u << PW_INIT,
 		.verdicts = 1u << PW_GRACE,
 		.n_pids = 1,
@@ -424,7 +424,7 @@ static void test_recent_then_follow(void **state)
 		publish(s, seq);
 	stream_flush(s);
 	sink_follow(&sink, s, &everything);
-	stream_recent(s, &everything, SIZE_MAX, sink.got);
+	stream_recent(s, &everything, STREAM_LINES, SIZE_MAX, sink.got);
 	for (uint64_t seq = 37; seq < 101; seq++)
 		publish(s, seq);
 	stream_flush(s);
@@ -536,7 +536,7 @@ static void test_slow_follower_is_told_without_events(void **state)
 /* Only what it asked for was missed. */
 static void test_slow_follower_with_a_filter(void **state)
 {
-	const struct stream_filter exits = { .types = 1u << PW_EV_EXIT };
+	const struct filter exits = { .types = 1u << PW_EV_EXIT };
 	static const struct gist exit_gist = { PW_EV_EXIT, PW_DRAIN, 0, 11, 10 };
 	struct stream *s = *state;
 	struct sink slow;
@@ -628,6 +628,91 @@ static void test_seq_is_gapless_over_delivered_and_lost(void **state)
 	sink_free(&slow);
 }
 
+static void assert_resumed(struct stream *s, uint64_t after, uint64_t next, uint64_t lost_from,
+	uint64_t lost, uint64_t first, uint64_t last)
+{
+	struct evbuffer *out = evbuffer_new();
+	json_t *line;
+	char *text;
+
+	stream_resume(s, &everything, STREAM_LINES, after, next, "n1", SIZE_MAX, out);
+	if (lost) {
+		text = evbuffer_readln(out, NULL, EVBUFFER_EOL_LF);
+		line = json_loads(text, 0, NULL);
+		assert_string_equal(json_string_value(json_object_get(line, "type")), "lost");
+		assert_string_equal(json_string_value(json_object_get(line, "stage")), "history");
+		assert_string_equal(json_string_value(json_object_get(line, "node")), "n1");
+		assert_int_equal(number(line, "seq"), lost_from);
+		assert_int_equal(number(line, "count"), lost);
+		json_decref(line);
+		free(text);
+	}
+	if (first <= last)
+		assert_range(out, first, last);
+	assert_int_equal(evbuffer_get_length(out), 0);
+	evbuffer_free(out);
+}
+
+static void test_resume(void **state)
+{
+	struct stream *s = *state;
+
+	assert_resumed(s, 4, 5, 0, 0, 1, 0); /* a daemon that took over, and nothing has come since */
+	assert_resumed(s, 4, 9, 5, 4, 1, 0);
+	for (uint64_t seq = 10; seq < 10 + STREAM_RECENT + 7; seq++)
+		publish(s, seq);
+	assert_resumed(s, 9, 4113, 10, 7, 17, 4112);
+	assert_resumed(s, 15, 4113, 16, 1, 17, 4112);
+	assert_resumed(s, 16, 4113, 0, 0, 17, 4112);
+	assert_resumed(s, 4111, 4113, 0, 0, 4112, 4112);
+	assert_resumed(s, 4112, 4113, 0, 0, 1, 0);
+	assert_resumed(s, 4113, 4113, 0, 17, 17, 4112); /* numbers that have begun anew */
+	assert_resumed(s, UINT64_MAX, 4113, 0, 17, 17, 4112);
+}
+
+/* The id of a lost event is the last number that it stands for: nothing is lost twice. */
+static void test_sse(void **state)
+{
+	struct stream *s = *state;
+	struct sink sink = { .got = evbuffer_new() };
+	struct evbuffer *out = evbuffer_new();
+	char *text;
+
+	assert_int_equal(stream_follow(s, &everything, STREAM_SSE, sink_send, sink_backlog, &sink,
+				 &sink.follower), 0);
+	publish(s, 1);
+	publish_lost(s, 2, 5);
+	stream_flush(s);
+	stream_recent(s, &everything, STREAM_SSE, SIZE_MAX, out);
+	assert_int_equal(evbuffer_get_length(out), evbuffer_get_length(sink.got));
+	assert_memory_equal(evbuffer_pullup(out, -1), evbuffer_pullup(sink.got, -1),
+		evbuffer_get_length(out));
+	evbuffer_add(out, "", 1);
+	text = (char *)evbuffer_pullup(out, -1);
+	assert_ptr_equal(strstr(text, "id: 1\nevent: accept\ndata: {"), text);
+	assert_non_null(strstr(text, "}\n\nid: 6\nevent: lost\ndata: {"));
+	assert_string_equal(text + strlen(text) - 3, "}\n\n");
+	evbuffer_drain(out, -1);
+	stream_resume(s, &everything, STREAM_SSE, 6, 7, "n1", SIZE_MAX, out);
+	assert_int_equal(evbuffer_get_length(out), 0);
+
+	sink.waiting = STREAM_BACKLOG + 1;
+	evbuffer_drain(sink.got, -1);
+	publish(s, 7);
+	publish(s, 8);
+	stream_flush(s);
+	sink.waiting = 0;
+	publish(s, 9);
+	stream_flush(s);
+	evbuffer_add(sink.got, "", 1);
+	text = (char *)evbuffer_pullup(sink.got, -1);
+	assert_ptr_equal(strstr(text, "id: 8\nevent: lost\n"), text);
+	assert_non_null(strstr(text, "\"seq\":7,\"type\":\"lost\",\"count\":2,"));
+	assert_non_null(strstr(text, "\n\nid: 9\nevent: accept\n"));
+	evbuffer_free(out);
+	sink_free(&sink);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -651,6 +736,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_many_slow_followers, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			test_seq_is_gapless_over_delivered_and_lost, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_resume, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(test_sse, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
