@@ -80,10 +80,19 @@ static __always_inline __u32 pw_unread(struct sock *sk)
 	return unread;
 }
 
+/* TCP counts the peer's FIN among the bytes [net/ipv4/tcp_input.c: tcp_rcv_nxt_update]. */
+static __always_inline __u64 pw_received(struct sock *sk)
+{
+	__u64 received = BPF_CORE_READ((struct tcp_sock *)sk, bytes_received);
+
+	return received && BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE_WAIT ? received - 1 :
+											received;
+}
+
 /* Somebody read from it: then this is getpeername(2) on a connection that was accepted long ago. */
 static __always_inline int pw_was_read(struct sock *sk)
 {
-	return BPF_CORE_READ((struct tcp_sock *)sk, bytes_received) > pw_unread(sk);
+	return pw_received(sk) > pw_unread(sk);
 }
 
 static __always_inline int pw_is_loopback(const __u8 addr[16])

@@ -29,7 +29,7 @@ static __always_inline int pw_is_busy(struct pw_conn *conn, struct sock *sk)
 	if (conn->was_read && ctl && ctl->armed)
 		return conn->answered_seq == BPF_CORE_READ(tp, write_seq);
 	if (!BPF_CORE_READ(tp, bytes_sent))
-		return BPF_CORE_READ(tp, bytes_received) != 0;
+		return pw_received(sk) != 0;
 	later = BPF_CORE_READ(tp, inet_conn.icsk_ack.lrcvtime) - BPF_CORE_READ(tp, lsndtime);
 	if (later)
 		return later > 0;
@@ -141,7 +141,7 @@ static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *s
 	rec->tuple = ends->tuple;
 	rec->client = ends->client;
 	rec->established_ns = conn->established_ns;
-	rec->bytes_in = BPF_CORE_READ(tp, bytes_received);
+	rec->bytes_in = pw_received(sk);
 	rec->bytes_out = BPF_CORE_READ(tp, bytes_sent) - BPF_CORE_READ(tp, bytes_retrans);
 	rec->how = rst ? PW_RST : PW_FIN;
 	rec->busy = busy;

@@ -410,6 +410,22 @@ def test_abandoned(daemon, watch, listening):
         assert expect.counted(events) == {"abandon": 13}
 
 
+def test_left_by_their_clients(daemon, watch, listening):
+    """Who has closed without a word has lost nothing, accepted or not; TCP counts a FIN as a byte."""
+    one = listening()
+    with Held("127.0.0.1", one.port, 3):
+        pass
+    daemon.declare("ACTIVE", one.pid)
+    one.call("accept", 3)
+    with Held("127.0.0.1", one.port, 5):
+        one.call("accept", 5)
+    daemon.declare("DRAIN", one.pid)
+    assert daemon.subject(one.pid)["inflight"] == 8
+    assert daemon.subject(one.pid)["accepts"] == 8
+    one.die("SIGKILL")
+    assert expect.counted(watch.collect()) == {}
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_abandoned_states_reached_while_draining(daemon, watch, listening, when):
     """The same with all traffic after DRAIN, on connections accepted before and after it."""
