@@ -17,11 +17,11 @@ PKG_CONFIG ?= pkg-config
 # Debian keeps it in sbin, which is not on every user's PATH.
 BPFTOOL ?= $(or $(shell command -v bpftool),/usr/sbin/bpftool)
 
-PACKAGES := libbpf libevent jansson
+PACKAGES := libbpf libevent jansson libprotobuf-c
 CFLAGS ?= -O2 -g
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wno-unused-parameter \
 	-Wno-missing-field-initializers
-INCLUDES := -I. -Iinclude -Iuser -I$(B)
+INCLUDES := -I. -Iinclude -Iuser -I$(B) -I$(B)/proto
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -DPW_VERSION='"$(VERSION)"' $(WARNINGS) $(INCLUDES) \
 	$(shell $(PKG_CONFIG) --cflags $(PACKAGES)) $(CFLAGS)
 LIBS = $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lelf -lz
@@ -36,7 +36,8 @@ BPF_CFLAGS := -g -O2 -target bpf -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-para
 
 # The maps' definitions first: libbpf 1.1 does not resolve them against externs it met before.
 BPF_OBJECTS := $(patsubst %.c,$(B)/%.o,bpf/maps.bpf.c $(filter-out bpf/maps.bpf.c,$(wildcard bpf/*.bpf.c)))
-OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c))
+PROTO := $(patsubst proto/%.proto,$(B)/proto/%.pb-c,$(shell find proto -name '*.proto'))
+OBJECTS := $(patsubst %.c,$(B)/%.o,$(wildcard user/*.c)) $(PROTO:=.o)
 UNIT_TESTS := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
 TEST_SERVERS := $(B)/tests/uring $(B)/tests/load
 
@@ -61,10 +62,18 @@ build: $(B)/phasewatch lib
 $(B)/phasewatch: $(OBJECTS)
 	$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(B)/user/%.o: user/%.c $(B)/pw.skel.h | $(B)/user
+$(B)/user/%.o: user/%.c $(B)/pw.skel.h $(PROTO:=.h) | $(B)/user
 	$(CC) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 $(B)/user/page.o: user/status.html
+
+# All at once: they include each other.
+$(PROTO:=.c) $(PROTO:=.h) &: $(shell find proto -name '*.proto')
+	@mkdir -p $(B)/proto
+	protoc-c --c_out=$(B)/proto -Iproto $^
+
+$(B)/proto/%.pb-c.o: $(B)/proto/%.pb-c.c $(PROTO:=.h)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(B)/pw.skel.h: $(B)/pw.bpf.o
 	$(BPFTOOL) gen skeleton $< name pw_bpf > $@

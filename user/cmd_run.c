@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <bpf/libbpf.h>
 #include <event2/event.h>
@@ -21,6 +22,7 @@
 #include "report.h"
 #include "names.h"
 #include "notify.h"
+#include "otlp.h"
 #include "proc.h"
 #include "signals.h"
 #include "stream.h"
@@ -36,6 +38,7 @@
 #define RECONCILE_MS 1000
 #define BATCH 4096 /* records between two looks at the sockets */
 #define BACKLOGS 16
+#define FINISH_MS 2000
 #define CLOCK_STEP_NS 1000000
 #define BACKLOG_NS 100000000ULL
 /*
@@ -60,6 +63,7 @@ struct run_options {
 	struct audit_options audit;
 	const char *admin_gid;
 	struct declare_options declare;
+	struct otlp_options otlp;
 };
 
 /* What the kernel half is told. */
@@ -124,6 +128,33 @@ static const struct opt run_table[] = {
 	OPT_U32(struct run_options, declare.subjects, .name = "limit-subjects", .metavar = "N",
 		.max = 1000000, .fallback = "1024",
 		.help = "processes that each other user may have declared at once"),
+	OPT_STRING(struct run_options, otlp.endpoint, .name = "otlp-endpoint", .metavar = "URL",
+		.max = 1024,
+		.help = "push metrics to URL/v1/metrics and events to URL/v1/logs; \"\" for not at all, "
+			"default $OTEL_EXPORTER_OTLP_ENDPOINT"),
+	OPT_CHOICE(struct run_options, otlp.protocol, .name = "otlp-protocol", .metavar = "NAME",
+		.choices = &otlp_protocol_names,
+		.help = "default http/protobuf, or $OTEL_EXPORTER_OTLP_PROTOCOL"),
+	OPT_LIST(struct run_options, otlp.headers, STRING, .name = "otlp-header",
+		.metavar = "NAME=VALUE", .min = 3, .max = 8192,
+		.help = "send this header, too; secrets are better in $OTEL_EXPORTER_OTLP_HEADERS"),
+	OPT_STRING(struct run_options, otlp.ca, .name = "otlp-ca", .metavar = "FILE", .min = 1,
+		.max = PATH_MAX - 1, .help = "whose certificates the receiver may have, default the system's, "
+			"or $OTEL_EXPORTER_OTLP_CERTIFICATE"),
+	OPT_STRING(struct run_options, otlp.cert, .name = "otlp-cert", .metavar = "FILE", .min = 1,
+		.max = PATH_MAX - 1, .help = "our own certificate, default "
+			"$OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
+	OPT_STRING(struct run_options, otlp.key, .name = "otlp-key", .metavar = "FILE", .min = 1,
+		.max = PATH_MAX - 1, .help = "its key, default $OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+	OPT_DURATION(struct run_options, otlp.interval_ns, .name = "otlp-interval", .metavar = "TIME",
+		.min = 100 * NS_PER_MS, .max = 3600 * NS_PER_S,
+		.help = "how often metrics are pushed, default 1m, or $OTEL_METRIC_EXPORT_INTERVAL"),
+	OPT_CHOICE(struct run_options, otlp.compression, .name = "otlp-compression",
+		.metavar = "NAME", .choices = &otlp_compression_names,
+		.help = "default none, or $OTEL_EXPORTER_OTLP_COMPRESSION"),
+	OPT_DURATION(struct run_options, otlp.timeout_ns, .name = "otlp-timeout", .metavar = "TIME",
+		.min = NS_PER_MS, .max = 3600 * NS_PER_S,
+		.help = "how long a request may take, default 10s, or $OTEL_EXPORTER_OTLP_TIMEOUT"),
 	OPT_END,
 };
 
@@ -148,6 +179,8 @@ struct daemon {
 	struct stream *stream;
 	struct workloads *workloads;
 	struct metrics_of metrics;
+	struct otlp_settings otlp_settings;
+	struct otlp *otlp;
 	struct notify *notify;
 	uint64_t notified[NOTIFY_RESULTS];
 	struct api *api;
@@ -155,6 +188,7 @@ struct daemon {
 	struct event backlogs[BACKLOGS]; /* being added up, by who closed the listener */
 	uint64_t realtime_offset_ns;
 	unsigned int batch;
+	bool stopping;
 	char node[256];
 };
 
@@ -492,11 +526,32 @@ static void on_reconcile(evutil_socket_t fd, short what, void *arg)
 	stream_flush(d->stream);
 }
 
-static void on_stop(evutil_socket_t fd, short what, void *arg)
+static int collect(const struct metric_sink *sink, void *arg)
+{
+	struct daemon *d = arg;
+
+	return metrics_collect(&d->metrics, sink);
+}
+
+static void stop(void *arg)
 {
 	struct daemon *d = arg;
 
 	event_base_loopbreak(d->base);
+}
+
+/* Once: what is to be pushed may still go. Twice: at once. */
+static void on_stop(evutil_socket_t fd, short what, void *arg)
+{
+	static const struct timeval last = { .tv_sec = FINISH_MS / 1000 };
+	struct daemon *d = arg;
+
+	if (d->stopping)
+		stop(d);
+	d->stopping = true;
+	event_base_loopexit(d->base, &last);
+	catch_up(d);
+	otlp_finish(d->otlp, stop, d);
 }
 
 static void on_hangup(evutil_socket_t fd, short what, void *arg)
@@ -561,6 +616,8 @@ static void daemon_stop(struct daemon *d)
 {
 	api_free(d->api);
 	notify_free(d->notify);
+	otlp_free(d->otlp);
+	otlp_settings_free(&d->otlp_settings);
 	event_freep(&d->wake);
 	event_freep(&d->poll);
 	event_freep(&d->reconcile);
@@ -594,6 +651,31 @@ static void tell_rules(struct pw_control *c, const struct run_options *o, const 
 	c->signals = signals_mask(rules->signals);
 }
 
+/* Counters began when they were pinned, by whichever daemon. */
+static uint64_t counting_since(const struct daemon *d, const struct run_options *o)
+{
+	char path[PATH_MAX];
+	struct stat pinned;
+
+	snprintf(path, sizeof(path), "%s/pw_counters", o->pin_dir);
+	if (!d->kernel->took_over || stat(path, &pinned) < 0)
+		return clock_ns(CLOCK_REALTIME);
+	return pinned.st_mtim.tv_sec * NS_PER_S + pinned.st_mtim.tv_nsec;
+}
+
+static int start_otlp(struct daemon *d, const struct run_options *o, char *why, size_t len)
+{
+	const struct otlp_context context = { .base = d->base, .stream = d->stream,
+		.collect = collect, .arg = d, .start_ns = counting_since(d, o),
+		.pauses = OTLP_PAUSES };
+	int err = 0;
+
+	if (otlp_settings_on(&d->otlp_settings))
+		err = otlp_new(&d->otlp, &context, &d->otlp_settings, why, len);
+	d->metrics.otlp = d->otlp;
+	return err;
+}
+
 static int daemon_start(struct daemon *d, const struct run_options *o, const struct run_rules *rules,
 	char *why, size_t len)
 {
@@ -604,10 +686,6 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 	struct api_context context;
 	int err;
 
-	if (gethostname(d->node, sizeof(d->node) - 1) < 0)
-		strcpy(d->node, "localhost");
-	if (getenv("NODE_NAME"))
-		snprintf(d->node, sizeof(d->node), "%s", getenv("NODE_NAME"));
 	err = o->audit.path ? audit_new(&d->audit, &o->audit, d->node, why, len) : 0;
 	if (err)
 		return err;
@@ -648,9 +726,9 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 			&(struct notify_context){ d->base, d->subjects, d->declare, d->notified,
 				catch_up, d },
 			o->notify_socket, why, len);
-	if (err)
-		return err;
-	return kernel_pin(d->kernel, why, len);
+	if (!err)
+		err = start_otlp(d, o, why, len);
+	return err ? err : kernel_pin(d->kernel, why, len);
 }
 
 static void tell_started(const struct daemon *d, const struct run_options *o)
@@ -681,6 +759,14 @@ static bool find_group(const char *text, gid_t *ret)
 	if (group)
 		*ret = group->gr_gid;
 	return group;
+}
+
+static void find_node(struct daemon *d)
+{
+	if (gethostname(d->node, sizeof(d->node) - 1) < 0)
+		strcpy(d->node, "localhost");
+	if (getenv("NODE_NAME"))
+		snprintf(d->node, sizeof(d->node), "%s", getenv("NODE_NAME"));
 }
 
 int cmd_run(int argc, char **argv)
@@ -725,6 +811,11 @@ int cmd_run(int argc, char **argv)
 	}
 	if (signals_parse(o.signals, rules.signals, why, sizeof(why)) < 0) {
 		log_error("--signals: %s; see 'phasewatch run --help'", why);
+		return PW_EXIT_USAGE;
+	}
+	find_node(&d);
+	if (otlp_settings_read(&o.otlp, d.node, getenv("NODE_NAME"), &d.otlp_settings, why, sizeof(why)) < 0) {
+		log_error("%s; see 'phasewatch run --help'", why);
 		return PW_EXIT_USAGE;
 	}
 	if (daemon_start(&d, &o, &rules, why, sizeof(why)) < 0) {

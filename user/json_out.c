@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -127,6 +129,16 @@ void json_bool(struct json_out *j, const char *key, bool v)
 {
 	if (value(j, key, 0))
 		json_raw(j, v ? "true" : "false", v ? 4 : 5);
+}
+
+void json_double(struct json_out *j, const char *key, double v)
+{
+	char text[32];
+
+	if (isfinite(v) && value(j, key, 0))
+		json_raw(j, text, snprintf(text, sizeof(text), "%.17g", v));
+	else if (!isfinite(v))
+		json_str(j, key, isnan(v) ? "NaN" : v > 0 ? "Infinity" : "-Infinity");
 }
 
 void json_strn(struct json_out *j, const char *key, const char *text, size_t n)

@@ -26,6 +26,8 @@ void json_open(struct json_out *j, const char *key, char bracket);
 void json_close(struct json_out *j, char bracket);
 void json_u64(struct json_out *j, const char *key, uint64_t value);
 void json_i64(struct json_out *j, const char *key, int64_t value);
+/* What JSON has no number for is text: "NaN", "Infinity". */
+void json_double(struct json_out *j, const char *key, double value);
 void json_bool(struct json_out *j, const char *key, bool value);
 /* Any bytes: what is no UTF-8 becomes U+FFFD. NULL writes nothing at all. */
 void json_str(struct json_out *j, const char *key, const char *value);

@@ -376,7 +376,8 @@ static void write_authority(struct collection *c)
 
 static void write_stream(struct collection *c)
 {
-	const uint64_t *missed = stream_missed(c->of->stream);
+	const uint64_t *missed = stream_missed(c->of->stream, STREAM_SUBSCRIBER);
+	const uint64_t *exports = stream_missed(c->of->stream, STREAM_EXPORT);
 
 	family(c, "phasewatch_events", METRIC_COUNTER, NULL, "Records handed to the daemon, by type.");
 	for (unsigned int t = PW_EV_ACCEPT; t < PW_EV_RECORDS; t++)
@@ -394,6 +395,7 @@ static void write_stream(struct collection *c)
 				{ "stage", "map" });
 		}
 		NUMBER(c, missed[t], { "type", event_type_name(t) }, { "stage", "subscriber" });
+		NUMBER(c, exports[t], { "type", event_type_name(t) }, { "stage", "export" });
 	}
 }
 
@@ -491,6 +493,7 @@ int metrics_collect(struct metrics_of *of, const struct metric_sink *sink)
 	write_programs(&c);
 	write_maps(&c);
 	write_process(&c);
+	otlp_collect(of->otlp, sink);
 	family(&c, "phasewatch_build", METRIC_INFO, NULL, "What is running.");
 	NUMBER(&c, 1, { "version", PW_VERSION });
 	return 0;

@@ -5,6 +5,7 @@
 
 #include "declare.h"
 #include "kernel.h"
+#include "otlp.h"
 #include "sink.h"
 #include "stream.h"
 #include "subjects.h"
@@ -18,6 +19,7 @@ struct metrics_of {
 	const struct stream *stream;
 	const uint64_t *notified; /* messages by enum notify_result, or NULL */
 	uint64_t turned_away;	  /* connections to the API */
+	const struct otlp *otlp;  /* or NULL */
 	/* what no workload had so far, for this module's own use: zero at first */
 	struct pw_tally rest;
 };

@@ -24,6 +24,7 @@ struct follower {
 	uint64_t queued[PW_EV_TYPES]; /* sequence numbers by type, since the last flush */
 	struct event_lost missed;
 	uint64_t missed_seq, missed_last, queued_last; /* of those missed; of the last queued */
+	enum stream_stage stage;
 	follower_send_fn send;
 	follower_backlog_fn backlog;
 	void *arg;
@@ -35,7 +36,7 @@ struct stream {
 	struct json_out line;
 	struct event_names names; /* node and clock of the last event, for `lost` events */
 	uint64_t last_time_ns;
-	uint64_t missed[PW_EV_TYPES]; /* by all of them */
+	uint64_t missed[STREAM_STAGES][PW_EV_TYPES]; /* by all of them */
 	LIST_HEAD(, follower) followers;
 	size_t n_followers;
 };
@@ -169,7 +170,7 @@ int stream_publish(struct stream *s, const struct event *e, const struct event_n
 static void miss(struct stream *s, struct follower *f)
 {
 	for (size_t t = 0; t < PW_EV_TYPES; t++) {
-		s->missed[t] += f->queued[t];
+		s->missed[f->stage][t] += f->queued[t];
 		f->missed.by_type[t] += f->queued[t];
 		f->missed.count += f->queued[t];
 	}
@@ -187,7 +188,7 @@ static void tell_missed(struct stream *s, struct follower *f)
 
 	if (!told)
 		return;
-	e.lost.stage = "subscriber";
+	e.lost.stage = f->stage == STREAM_EXPORT ? "export" : "subscriber";
 	json_reset(&s->line);
 	event_write(&s->line, &e, &s->names);
 	add_event(told, f->format, f->missed_last, PW_EV_LOST, s->line.text, s->line.len);
@@ -215,9 +216,9 @@ void stream_flush(struct stream *s)
 	}
 }
 
-const uint64_t *stream_missed(const struct stream *s)
+const uint64_t *stream_missed(const struct stream *s, enum stream_stage stage)
 {
-	return s->missed;
+	return s->missed[stage];
 }
 
 static size_t oldest(const struct stream *s)
@@ -297,6 +298,11 @@ int stream_follow(struct stream *s, const struct filter *filter, enum stream_for
 	s->n_followers++;
 	*ret = f;
 	return 0;
+}
+
+void follower_exports(struct follower *f)
+{
+	f->stage = STREAM_EXPORT;
 }
 
 void stream_unfollow(struct stream *s, struct follower *f)

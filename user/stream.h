@@ -21,6 +21,9 @@ enum stream_format {
 	STREAM_SSE,
 };
 
+/* Whose queue was full: of who asked the API or reads standard output, or of a push elsewhere. */
+enum stream_stage { STREAM_SUBSCRIBER, STREAM_EXPORT, STREAM_STAGES };
+
 struct stream;
 struct follower;
 
@@ -37,8 +40,8 @@ int stream_publish(struct stream *s, const struct event *e, const struct event_n
 /* Hands what is queued to the followers: once for each batch of events. */
 void stream_flush(struct stream *s);
 
-/* Events that followers missed so far, by type. */
-const uint64_t *stream_missed(const struct stream *s);
+/* Events that the followers of a stage missed so far, by type. */
+const uint64_t *stream_missed(const struct stream *s, enum stream_stage stage);
 
 /* Appends the last `n` recent events that pass, oldest first. */
 void stream_recent(const struct stream *s, const struct filter *f, enum stream_format format,
@@ -54,6 +57,8 @@ void stream_resume(struct stream *s, const struct filter *f, enum stream_format 
 
 int stream_follow(struct stream *s, const struct filter *f, enum stream_format format,
 	follower_send_fn send, follower_backlog_fn backlog, void *arg, struct follower **ret);
+/* What this one misses is lost at stage STREAM_EXPORT. */
+void follower_exports(struct follower *f);
 void stream_unfollow(struct stream *s, struct follower *f);
 
 #endif /* PW_STREAM_H */
