@@ -19,6 +19,7 @@
 #include "drain.h"
 #include "ignore.h"
 #include "kernel.h"
+#include "lines_out.h"
 #include "report.h"
 #include "names.h"
 #include "notify.h"
@@ -64,6 +65,7 @@ struct run_options {
 	const char *admin_gid;
 	struct declare_options declare;
 	struct otlp_options otlp;
+	bool to_stdout;
 };
 
 /* What the kernel half is told. */
@@ -128,6 +130,8 @@ static const struct opt run_table[] = {
 	OPT_U32(struct run_options, declare.subjects, .name = "limit-subjects", .metavar = "N",
 		.max = 1000000, .fallback = "1024",
 		.help = "processes that each other user may have declared at once"),
+	OPT_FLAG(struct run_options, to_stdout, .name = "stdout",
+		.help = "write events to standard output as lines of JSON, and nothing else"),
 	OPT_STRING(struct run_options, otlp.endpoint, .name = "otlp-endpoint", .metavar = "URL",
 		.max = 1024,
 		.help = "push metrics to URL/v1/metrics and events to URL/v1/logs; \"\" for not at all, "
@@ -181,6 +185,7 @@ struct daemon {
 	struct metrics_of metrics;
 	struct otlp_settings otlp_settings;
 	struct otlp *otlp;
+	struct lines_out *lines_out;
 	struct notify *notify;
 	uint64_t notified[NOTIFY_RESULTS];
 	struct api *api;
@@ -617,6 +622,7 @@ static void daemon_stop(struct daemon *d)
 	api_free(d->api);
 	notify_free(d->notify);
 	otlp_free(d->otlp);
+	lines_out_free(d->lines_out);
 	otlp_settings_free(&d->otlp_settings);
 	event_freep(&d->wake);
 	event_freep(&d->poll);
@@ -663,13 +669,15 @@ static uint64_t counting_since(const struct daemon *d, const struct run_options 
 	return pinned.st_mtim.tv_sec * NS_PER_S + pinned.st_mtim.tv_nsec;
 }
 
-static int start_otlp(struct daemon *d, const struct run_options *o, char *why, size_t len)
+static int start_pushing(struct daemon *d, const struct run_options *o, char *why, size_t len)
 {
 	const struct otlp_context context = { .base = d->base, .stream = d->stream,
 		.collect = collect, .arg = d, .start_ns = counting_since(d, o),
 		.pauses = OTLP_PAUSES };
-	int err = 0;
+	int err = o->to_stdout ? lines_out_new(&d->lines_out, d->base, d->stream, STDOUT_FILENO) : 0;
 
+	if (err)
+		return fail_with(why, len, err, "cannot write to standard output: %s", strerror(-err));
 	if (otlp_settings_on(&d->otlp_settings))
 		err = otlp_new(&d->otlp, &context, &d->otlp_settings, why, len);
 	d->metrics.otlp = d->otlp;
@@ -727,7 +735,7 @@ static int daemon_start(struct daemon *d, const struct run_options *o, const str
 				catch_up, d },
 			o->notify_socket, why, len);
 	if (!err)
-		err = start_otlp(d, o, why, len);
+		err = start_pushing(d, o, why, len);
 	return err ? err : kernel_pin(d->kernel, why, len);
 }
 
