@@ -185,7 +185,7 @@ static void on_answer(const struct http_answer *a, void *arg)
 	}
 	after = a->retry_after_s < RETRY_AFTER_MAX_NS / NS_PER_S ? a->retry_after_s * NS_PER_S :
 								    RETRY_AFTER_MAX_NS;
-	wait_for(x, after > pause_ns(x) ? after : pause_ns(x));
+	wait_for(x, after + pause_ns(x));
 }
 
 static void send_body(struct exporter *x)

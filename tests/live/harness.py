@@ -158,6 +158,7 @@ class Daemon:
         self.pin_dir = BPFFS / f"phasewatch-{name}-{os.getpid()}"
         self.port = free_port()
         self.options = []
+        self.how = {}  # for Popen
         self.log = self.directory / "daemon.log"
         self.process = None
         self.follower = None
@@ -170,7 +171,9 @@ class Daemon:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                self.command(), **{"stdout": log, "stderr": log, **self.how}
+            )
         wait_until(self.ready, lambda: f"the daemon serves {self.socket}; it says:\n{self.said()}")
         return self
 
