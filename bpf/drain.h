@@ -155,10 +155,15 @@ static __always_inline void pw_abandon_emit(struct pw_conn *conn, struct sock *s
 static __always_inline int pw_holder_exits(struct pw_conn *conn, struct task_struct *task)
 {
 	__u32 tgid = conn->judged;
+	struct pw_member *member;
+	__u64 *exited;
 
 	if (!pw_is_nobody(task))
 		return pw_group_dead(task);
-	return !bpf_map_lookup_elem(&pw_members, &tgid) || bpf_map_lookup_elem(&pw_exited, &tgid);
+	member = bpf_map_lookup_elem(&pw_members, &tgid);
+	exited = bpf_map_lookup_elem(&pw_exited, &tgid);
+	/* one that was not told to be freed stays there, until its pid is another's */
+	return !member || (exited && pw_same_start(*exited, member->start_ns));
 }
 
 /*
