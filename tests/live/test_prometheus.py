@@ -2,6 +2,9 @@
 """What Prometheus makes of the numbers: deploy/prometheus by promtool, and by a server that scrapes."""
 
 import json
+import os
+import re
+import signal
 import subprocess
 import urllib.parse
 import urllib.request
@@ -9,7 +12,8 @@ import urllib.request
 import peers
 import pytest
 import yaml
-from harness import DEADLINE, REPO, free_port, wait_until
+from docs import snippet, snippets
+from harness import DEADLINE, REPO, free_port, now_ns, wait_until
 
 RULES = REPO / "deploy" / "prometheus" / "phasewatch.rules.yml"
 FIRING = 'count by (alertname, severity) (ALERTS{alertstate="firing"})'
@@ -60,6 +64,9 @@ REQUESTS = f'phasewatch_misrouted_total{{{OF},type="request",phase="DRAIN"}}'
 INFO = f'phasewatch_workload_info{{{OF},epoch="7"}}'
 UP = 'up{job="phasewatch",instance="n1"}'
 MAINTENANCE = f"phasewatch_maintenance{{{OF}}}"
+BACKLOG = f"phasewatch_backlog_dropped_total{{{OF}}}"
+OF_SHOP = f'phasewatch_backlog_dropped_total{{{OF},namespace="shop"}}'
+IN_SHOP = 'phasewatch_maintenance{namespace="shop"}'
 
 
 def steady(per_minute, minutes=DAYS + 240):
@@ -100,6 +107,9 @@ CASES = {
         {MISROUTED: after(DAYS, 20), 'phasewatch_maintenance{workload="blue"}': "1x4560"}, 30,
         [*BOTH, ("PhasewatchMismatch", TICKET)]),
     "maintenance-of-all": ({MISROUTED: after(DAYS, 20), "phasewatch_maintenance": "1x4560"}, 30, []),
+    "maintenance-of-a-namespace": ({OF_SHOP: once(3), IN_SHOP: "1x4560"}, 10, []),
+    "maintenance-of-another-namespace": (
+        {BACKLOG: once(3), IN_SHOP: "1x4560"}, 10, [("PhasewatchBacklogDropped", TICKET)]),
     "maintenance-is-over": ({MISROUTED: after(DAYS, 20), "phasewatch_maintenance": "0x4560"}, 30,
                             [*BOTH, ("PhasewatchMismatch", TICKET)]),
     # four drains, noticed after more than 2 s
@@ -109,14 +119,17 @@ CASES = {
     "one-slow-drain": ({SETTLE[0]: steady(0), SETTLE[1]: steady(0), SETTLE[2]: once(1),
                         SETTLE[3]: once(1), DRAINS: once(1)}, 30, []),
     "flapping": ({f"phasewatch_flaps_total{{{OF}}}": once(3)}, 30, [("PhasewatchFlapping", TICKET)]),
-    "two-flaps": ({f"phasewatch_flaps_total{{{OF}}}": f"0x{DAYS} 1x30 2x210"}, 50, []),
+    # the hour begins between two scrapes
+    "two-flaps": ({f"phasewatch_flaps_total{{{OF}}}": f"0x{DAYS - 11} _ 0x9 1x30 2x210"}, 50, []),
+    "reload-of-all": ({f'phasewatch_flaps_total{{{OF},instance="n{n}"}}': once(1) for n in range(9)},
+                      30, []),
     "exit-without-drain": (
         {f'phasewatch_violations_total{{{OF},kind="exit_without_drain"}}': once(1)}, 10,
         [("PhasewatchExitWithoutDrain", TICKET)]),
     "other-violations": ({f'phasewatch_violations_total{{{OF},kind="backward"}}': once(1)}, 10, []),
-    "backlog": ({f"phasewatch_backlog_dropped_total{{{OF}}}": once(3)}, 10,
+    "backlog": ({BACKLOG: once(3)}, 10,
                 [("PhasewatchBacklogDropped", TICKET)]),
-    "backlog-long-ago": ({f"phasewatch_backlog_dropped_total{{{OF}}}": once(3)}, 40, []),
+    "backlog-long-ago": ({BACKLOG: once(3)}, 40, []),
     "refused": ({f"phasewatch_refused_total{{{OF}}}": once(3)}, 10,
                 [("PhasewatchRefusedAfterExit", TICKET)]),
     "two-owners": ({f'phasewatch_subjects{{{OF},phase="ACTIVE",instance="{n}"}}': once(1)
@@ -126,6 +139,9 @@ CASES = {
                             for n in ("n1", "n2")}, 20, []),
     "lost": ({'phasewatch_events_lost_total{instance="n1",type="accept",stage="ring"}': once(5)}, 10,
              [("PhasewatchRecordsLost", TICKET)]),
+    "not-exported": (
+        {'phasewatch_otlp_dropped_total{instance="n1",signal="logs",reason="queue_full"}': once(5)}, 10,
+        [("PhasewatchRecordsLost", TICKET)]),
     "down": ({UP: f"1x{DAYS} 0x240"}, 20, [("PhasewatchDown", TICKET)]),
     "down-for-a-moment": ({UP: f"1x{DAYS} 0x3 1x240"}, 20, []),
     "absent": ({UP: f"1x{DAYS} _x240"}, 30, [("PhasewatchAbsent", TICKET)]),
@@ -136,23 +152,27 @@ CASES = {
 
 
 class Prometheus:
-    def __init__(self, directory, target):
+    """Set up as docs/alerts.md says, but that it scrapes `target`, every second."""
+
+    def __init__(self, directory, target, *rules):
         self.port = free_port()
-        config = directory / "prometheus.yml"
-        config.write_text(yaml.safe_dump({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
-            "scrape_configs": [
-                {"job_name": "phasewatch", "static_configs": [{"targets": [target]}]}
-            ],
-        }))  # fmt: skip
+        self.path = directory / "prometheus.yml"
+        config = yaml.safe_load(snippets("alerts.md")["scrape"].replace("127.0.0.1:9464", target))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] += map(str, rules)
+        (directory / RULES.name).write_text(RULES.read_text())
+        self.write(config)
         with open(directory / "prometheus.log", "wb") as log:
             self.process = subprocess.Popen(
-                ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory}/data",
+                ["prometheus", f"--config.file={self.path}", f"--storage.tsdb.path={directory}/data",
                  f"--web.listen-address=127.0.0.1:{self.port}"],
                 stdout=log, stderr=log,
             )  # fmt: skip
         wait_until(lambda: self.query('up{job="phasewatch"} == 1'), "it scrapes")
+
+    def write(self, config):
+        self.path.write_text(yaml.safe_dump(config))
+        self.config = config
 
     def get(self, path, **query):
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -171,6 +191,11 @@ class Prometheus:
         result = self.query(expression)
         assert len(result) <= 1, result
         return result[0][1] if result else None
+
+    def alerts(self, state="firing", **labels):
+        """The names of those in this state."""
+        wanted = ",".join(f'{k}="{v}"' for k, v in {"alertstate": state, **labels}.items())
+        return {found["alertname"] for found, _ in self.query(f"ALERTS{{{wanted}}}")}
 
     def stop(self):
         self.process.terminate()
@@ -255,11 +280,70 @@ def test_scraped(prometheus, own_daemon, actor):
         "PhasewatchMismatch", "PhasewatchDrainFailure", "PhasewatchFlapping",
         "PhasewatchBacklogDropped", "PhasewatchRefusedAfterExit", "PhasewatchExitWithoutDrain",
     }  # fmt: skip
+    wait_until(lambda: prometheus.alerts() == expected,
+               lambda: f"{expected} fire, not {prometheus.alerts()}")  # fmt: skip
 
-    def firing():
-        return {e["alertname"] for e, _ in prometheus.query('ALERTS{alertstate="firing"}')}
 
-    wait_until(lambda: firing() == expected, lambda: f"{expected} fire, not {firing()}")
+def named(daemon, actor, name, phase="ACTIVE"):
+    """An actor of that name, which listens and is declared."""
+    one = actor()
+    one.call("rename", name)
+    one.port = one.call("listen", "127.0.0.1")
+    daemon.declare(phase, one.pid)
+    return one
+
+
+def test_other_alerts(tmp_path, own_daemon, actor):
+    """Those that one drain does not set off; and a maintenance, as docs/alerts.md has it."""
+    silences = snippet("alerts.md", "silences", tmp_path / "silences.yml")
+    own_daemon.start()
+    prometheus = Prometheus(tmp_path, f"127.0.0.1:{own_daemon.port}", silences)
+    try:
+        for _ in range(2):
+            named(own_daemon, actor, "scheduler")
+        slow = [named(own_daemon, actor, "slow") for _ in range(3)]
+        red, nginx = (named(own_daemon, actor, name) for name in ("red", "nginx"))
+        wait_until(lambda: prometheus.query('phasewatch_subjects{workload="nginx"}'), "it is known")
+        for one in slow:
+            own_daemon.declare("DRAIN", one.pid)
+        begin = now_ns()
+        for one in (red, nginx):
+            with peers.fill(one.port, 7):
+                one.die("SIGKILL")
+
+        # more than the ring holds, while nobody reads it
+        storm = named(own_daemon, actor, "storm", "DRAIN")
+        own_daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            storm.call("connect_storm", "127.0.0.1", free_port(), 60_000)
+        finally:
+            own_daemon.process.send_signal(signal.SIGCONT)
+
+        wait_until(lambda: now_ns() > begin + 2_100_000_000, "more than the objective has passed")
+        for one in slow:
+            peers.arrive(one, 1)
+            one.die("SIGTERM")
+            assert own_daemon.report(one.pid)["settle_ns"] > 2_100_000_000
+        expected = {
+            "scheduler": "PhasewatchLeaderOverlap", "slow": "PhasewatchSlowToSettle",
+            "red": "PhasewatchBacklogDropped", "": "PhasewatchRecordsLost",
+        }  # fmt: skip
+        for workload, alert in expected.items():
+            wait_until(lambda w=workload, a=alert: a in prometheus.alerts(workload=w),
+                       lambda w=workload, a=alert: f"{a} of {w}, not {prometheus.alerts()}",
+                       deadline=60)  # fmt: skip
+        assert prometheus.number('phasewatch_backlog_dropped_total{workload="nginx"}') == 7
+        assert not prometheus.alerts(workload="nginx")
+
+        # these two wait for minutes
+        own_daemon.stop()
+        wait_until(lambda: "PhasewatchDown" in prometheus.alerts("pending"), "it is down")
+        prometheus.config["scrape_configs"][0]["static_configs"] = []
+        prometheus.write(prometheus.config)
+        prometheus.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "PhasewatchAbsent" in prometheus.alerts("pending"), "it is not scraped")
+    finally:
+        prometheus.stop()
 
 
 def test_rules():
@@ -282,6 +366,26 @@ def test_each_alert_has_a_runbook():
         if "alert" in rule:
             book = REPO / rule["annotations"]["runbook_url"]
             assert rule["alert"] in book.read_text(), book
+
+
+RUNBOOKS = sorted((REPO / "docs" / "runbooks").glob("*.md"))
+
+
+@pytest.mark.parametrize("book", RUNBOOKS, ids=lambda p: p.stem)
+def test_runbook(daemon, public, actor, book):
+    """Its commands work when there was a drain, and the options in its text are there."""
+    daemon.declare("DRAIN", actor().pid)
+    text = book.read_text()
+    environment = {**os.environ, "PATH": f"{public}:{os.environ['PATH']}",
+                   "PHASEWATCH_SOCKET": str(daemon.socket)}  # fmt: skip
+    commands = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert "phasewatch " in commands
+    script = commands.replace("9464", str(daemon.port))
+    done = subprocess.run(["sh", "-e", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    for command, rest in re.findall(r"`(?:phasewatch )?(run|declare|drain|events|report)\b([^`]*)`", text):
+        known = daemon.run(command, "--help").stdout
+        assert all(option in known for option in re.findall(r"--[a-z-]+", rest)), (command, rest)
 
 
 def test_what_an_alert_says(tmp_path):
