@@ -12,7 +12,7 @@ from pathlib import Path
 
 import peers
 import pytest
-from harness import REPO, wait_until
+from harness import REPO, free_port, wait_until
 from test_prometheus import RULES, Prometheus, play
 
 DIRECTORY = REPO / "deploy" / "grafana"
@@ -39,7 +39,8 @@ def run_times():
 
 @pytest.fixture
 def prometheus(directories, own_daemon, run_times):
-    own_daemon.options = ["--pod-logs", str(own_daemon.directory / "pods")]
+    own_daemon.options = ["--pod-logs", str(own_daemon.directory / "pods"),
+                          "--otlp-endpoint", f"http://127.0.0.1:{free_port()}"]  # fmt: skip
     own_daemon.start()
     server = Prometheus(Path(directories()), f"127.0.0.1:{own_daemon.port}")
     yield server
