@@ -10,9 +10,6 @@
 #include "proc.h"
 #include "util.h"
 
-#define WORKLOAD_LABELS 2
-#define LABELS_MAX 8
-
 /* Of a workload now; of index PW_WORKLOADS + 1: of processes that nobody declared. */
 struct sums {
 	struct pw_tally tally;
@@ -54,21 +51,11 @@ static void number(struct collection *c, double value, size_t n, const struct me
 
 /* ---- workloads ---- */
 
-struct workload_labels {
-	char namespace[PW_WORKLOAD_LEN];
-	const char *workload;
-};
-
-/* A pod is called NAMESPACE/NAME. */
-static void find_labels(const struct collection *c, size_t i, struct workload_labels *ret)
+static const char *name_of(const struct collection *c, size_t i)
 {
 	const struct pw_workload *w = i == NOBODY ? NULL : workloads_at(c->of->workloads, i);
-	const char *slash = w ? strchr(w->name, '/') : NULL;
 
-	*ret = (struct workload_labels){ .workload = !w ? NULL : slash ? slash + 1 : w->name };
-	if (slash)
-		snprintf(ret->namespace, sizeof(ret->namespace), "%.*s", (int)(slash - w->name),
-			w->name);
+	return w ? w->name : NULL;
 }
 
 /*
@@ -81,14 +68,9 @@ static bool is_there(const struct collection *c, size_t i)
 	       (!i && c->of->kernel->control->counters.overflowed);
 }
 
-/* With the labels of workload `i` before those given. */
+/* With the label of workload `i` before those given. */
 #define OF_WORKLOAD(c, i, value, ...)                                                              \
-	do {                                                                                       \
-		struct workload_labels w_;                                                         \
-		find_labels(c, i, &w_);                                                            \
-		NUMBER(c, value, { "namespace", w_.namespace[0] ? w_.namespace : NULL },            \
-			{ "workload", w_.workload }, ##__VA_ARGS__);                               \
-	} while (0)
+	NUMBER(c, value, { "workload", name_of(c, i) }, ##__VA_ARGS__)
 
 static void add_subject(const struct subject *s, void *arg)
 {
@@ -239,15 +221,11 @@ static void write_durations(struct collection *c, size_t i, const struct pw_dura
 	double bounds[PW_BUCKETS - 1];
 	struct metric_histogram h = { bounds, ARRAY_SIZE(bounds), (const uint64_t *)d->buckets,
 		d->sum_ns / 1e9, exemplars };
-	struct workload_labels w;
+	const struct metric_label label = { "workload", name_of(c, i) };
 
 	for (size_t b = 0; b < ARRAY_SIZE(bounds); b++)
 		bounds[b] = bounds_ns[b] / 1e9;
-	find_labels(c, i, &w);
-	c->sink->histogram(
-		(const struct metric_label[]){ { "namespace", w.namespace[0] ? w.namespace : NULL },
-			{ "workload", w.workload } },
-		WORKLOAD_LABELS, &h, c->sink->arg);
+	c->sink->histogram(&label, 1, &h, c->sink->arg);
 }
 
 static const struct pw_durations *delays_of(const struct pw_workload *w, enum workload_delay which)
