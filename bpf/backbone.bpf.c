@@ -125,11 +125,12 @@ static __always_inline void pw_remember_client(
 	bpf_map_update_elem(&pw_clients, &opener, &client, BPF_ANY);
 }
 
-/* Of a subject. */
-static __always_inline void pw_count_connect(struct pw_verdict_on *on)
+/* `stats` of its subject; one that is gone (0) gets no tally any more: nobody would remove it. */
+static __always_inline void pw_count_connect(struct pw_verdict_on *on, struct pw_stats *stats)
 {
 	pw_count_connection(PW_DIR_CONNECT, on->phase, on->verdict);
-	pw_add_connection(pw_tally_of(&on->key), PW_DIR_CONNECT, on->phase, on->verdict);
+	if (stats)
+		pw_add_connection(pw_tally_of(&on->key), PW_DIR_CONNECT, on->phase, on->verdict);
 }
 
 /* Runs in the connecting task, just before the SYN is sent. */
@@ -163,14 +164,14 @@ static __noinline int pw_connect(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 	if (stats)
 		pw_add(stats->connects, 1);
 	if (fresh.on.verdict == PW_OK || !conn) {
-		pw_count_connect(&fresh.on);
+		pw_count_connect(&fresh.on, stats);
 		return 0;
 	}
 
 	pw_identify(task, &fresh.process);
 	pending = bpf_sk_storage_get(&pw_connects, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!pending) {
-		pw_count_connect(&fresh.on);
+		pw_count_connect(&fresh.on, stats);
 		pw_count_map_full(PW_EV_CONNECT);
 		return 0;
 	}
@@ -220,8 +221,8 @@ static __noinline int pw_connected(struct bpf_sock *sk, int established)
 			       pw_result_of(BPF_CORE_READ((struct sock *)tp, sk_err));
 	pw_read_tuple((struct sock *)tp, 0, &ends.tuple);
 	pw_excuse(&pending->on, ends.tuple.daddr, ends.tuple.dport, &ends.client);
-	pw_count_connect(&pending->on);
 	stats = bpf_map_lookup_elem(&pw_stats, &pending->on.key);
+	pw_count_connect(&pending->on, stats);
 	if (stats && pending->on.verdict == PW_MISROUTED)
 		pw_add(stats->connects_misrouted, 1);
 	pw_conn_emit(&pending->process, &pending->on, &ends, PW_EV_CONNECT,
